@@ -1,0 +1,1 @@
+"""Ranks over the full catalogue, metrics with intervals, baselines, the report."""

@@ -1,0 +1,109 @@
+"""The report's charts, as SVG to stand inside an HTML page: no files, no links, no fonts."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from idbert.evaluation.evaluate import HEADLINE, Evaluation, label
+
+ACCENT, QUIET, INK, GRID = "#1f5fbf", "#7a8594", "#27303b", "#e3e7ec"
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a name may hold dollar signs
+    "axes.edgecolor": GRID,
+    "axes.grid": True,
+    "axes.labelcolor": QUIET,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "grid.color": GRID,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "idbert",  # the same figure gives the same bytes
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+}
+NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
+WIDTH_IN = 9.2
+
+
+def curve_chart(curve: Sequence[Mapping[str, float]], metric: str = "ndcg@10") -> str:
+    """Draw the training loss, and beside it the validation metric, by epoch; return the SVG.
+
+    Args:
+        curve: points with "epoch" and "loss" or the metric; a point may hold both.
+        metric: the validation metric, by its name in the points.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
+        loss_axes, metric_axes = figure.subplots(1, 2)
+        _line(loss_axes, curve, "loss", "Training loss")
+        epochs, values = _line(metric_axes, curve, metric, f"Validation {label(metric)}", "o")
+        if values:
+            best = max(range(len(values)), key=values.__getitem__)
+            metric_axes.plot(epochs[best], values[best], "o", color=ACCENT, markersize=8)
+            metric_axes.annotate(
+                f"best {values[best]:.4f}",
+                (epochs[best], values[best]),
+                xytext=(0, -15),
+                textcoords="offset points",
+                ha="right" if best > len(values) / 2 else "left",
+            )
+        return _svg(figure)
+
+
+def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str] = HEADLINE) -> str:
+    """Draw each model's metrics as dots with their 95% intervals, the first marked; return the SVG.
+
+    Args:
+        evaluations: by name, from top to bottom.
+        metrics: names of metrics that are means over users, one panel each.
+    """
+    names = list(evaluations)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout="constrained")
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for place, evaluation in enumerate(evaluations.values()):
+                value, (low, high) = evaluation.metrics[metric], evaluation.intervals[metric]
+                color = ACCENT if place == 0 else QUIET
+                axes.plot([low, high], [place, place], color=color, linewidth=1.6)
+                axes.plot(value, place, "o", color=color, markersize=6)
+            axes.set_title(label(metric))
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.set_xlim(left=0)
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(length=0)
+        panels[0].tick_params(axis="y", labelcolor=INK)
+        return _svg(figure)
+
+
+def _line(
+    axes: Axes, curve: Sequence[Mapping[str, float]], key: str, title: str, marker: str = ""
+) -> tuple[list[float], list[float]]:
+    """Draw the points that hold `key` against their epoch, and return both."""
+    points = [(point["epoch"], point[key]) for point in curve if key in point]
+    epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
+    axes.plot(epochs, values, color=ACCENT, marker=marker, markersize=3.5, linewidth=1.6)
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.tick_params(length=0)
+    if not values:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=QUIET)
+    return epochs, values
+
+
+def _svg(figure: Figure) -> str:
+    """Return the figure as an <svg> element, without the XML head that names an outside address."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,124 @@
+"""The report of a run: one HTML file that holds everything it shows and opens offline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from idbert.evaluation.charts import curve_chart, interval_chart
+from idbert.evaluation.evaluate import HEADLINE, Evaluation, comparison_table, label
+
+TEMPLATE = "report.html"
+Estimate = tuple[float, float, float]
+"""A value and the low and high end of its interval."""
+
+
+@dataclass(frozen=True)
+class UserExample:
+    """One user's history and what is recommended to them, in words.
+
+    Attributes:
+        user: the user's id.
+        history: titles, or ids where there are none, oldest first.
+        recommendations: title and score, best first.
+        target: title of the held-out item, marked where it is recommended; None if unknown.
+    """
+
+    user: str
+    history: Sequence[str]
+    recommendations: Sequence[tuple[str, float]]
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a report shows; a part without content is left out.
+
+    Attributes:
+        title: of the page, such as the model and the data.
+        evaluations: by name, the model first, then what it is compared with.
+        curve: training curve, points with "epoch" and "loss" or "ndcg@10".
+        settings: the resolved configuration; groups may be nested.
+        facts: what was trained on what, by name, such as users, items and duration.
+        layer_weights: share of each hidden state in the fusion, by name, from the first layer up.
+        examples: some users' histories and recommendations.
+    """
+
+    title: str
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    curve: Sequence[Mapping[str, float]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    layer_weights: Mapping[str, float] = field(default_factory=dict)
+    examples: Sequence[UserExample] = ()
+
+
+def render_report(path: Path, content: ReportContent) -> None:
+    """Write the report to `path`; see `report_html`."""
+    path.write_text(report_html(content), encoding="utf-8")
+
+
+def report_html(content: ReportContent) -> str:
+    """Return the report as one HTML page: styles and charts inside, nothing loaded, no script.
+
+    Whatever comes from the data (titles, ids, settings) is escaped.
+
+    Raises:
+        DataError: the evaluations were not made by the same protocol.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = files("idbert.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    evaluations = content.evaluations
+    return environment.from_string(source).render(
+        content=content,
+        label=label,
+        main=next(iter(evaluations.values()), None),
+        metric_rows=_metric_rows(evaluations),
+        comparison=_comparison(evaluations),
+        settings=list(_flat(content.settings)),
+        curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
+        interval_svg=Markup(interval_chart(evaluations)) if evaluations else "",
+        heaviest=max(content.layer_weights.values(), default=1.0),
+    )
+
+
+def _comparison(
+    evaluations: Mapping[str, Evaluation],
+) -> list[tuple[str, list[Estimate], list[Estimate]]]:
+    """Return each model's name, its headline metrics, and their differences to the first model."""
+    if not evaluations:
+        return []
+    rows = comparison_table(evaluations).to_dict("index")
+    return [
+        (
+            str(name),
+            [(row[m, "value"], row[m, "low"], row[m, "high"]) for m in HEADLINE],
+            [
+                (row[m, "difference"], row[m, "difference low"], row[m, "difference high"])
+                for m in HEADLINE
+            ],
+        )
+        for name, row in rows.items()
+    ]
+
+
+def _metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, list[float]]]:
+    """Return every metric's name and its value for each model."""
+    first = next(iter(evaluations.values()), None)
+    names = first.metrics if first else ()
+    return [(label(name), [e.metrics[name] for e in evaluations.values()]) for name in names]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the settings with dotted names: {"model": {"norm": "pre"}} is model.norm, pre."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", "–" if value is None else str(value)

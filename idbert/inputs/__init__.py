@@ -1,0 +1,1 @@
+"""A behaviour log on its way to batches: interactions, vocabulary, splits, sequences, masks."""

@@ -1,0 +1,207 @@
+"""Which sequences form a batch: length buckets under a token budget, planned for a whole epoch.
+
+Sequences of like length come together, so that little is padded, and long ones come fewer at a
+time, so that every batch costs about the same. The plan of an epoch depends on the seed and the
+epoch alone, and its number of batches on neither: training can count its steps in advance and
+resume anywhere.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+from torch.utils.data import Sampler
+
+from idbert.errors import ConfigError, suggestion
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How sequences are put together into batches."""
+
+    token_budget: int = 12800
+    """Positions of a batch, padding included: 64 sequences of length 200, or 640 of length 20."""
+    max_padding: float = 0.08
+    """Largest share of padding among the positions of an epoch; smaller: more, smaller batches."""
+    position_origin: Literal["oldest", "newest"] = "oldest"
+    """Where positions are counted from: the oldest event, or backwards from the newest one. With
+    "newest" the item asked for stands at position 0 however long the history is."""
+
+    def __post_init__(self) -> None:
+        if self.token_budget < 1:
+            raise ConfigError(f"token_budget is {self.token_budget}; it must be at least 1.")
+        if not 0 <= self.max_padding < 1:
+            raise ConfigError(f"max_padding is {self.max_padding}; it must be from 0 to below 1.")
+        if self.position_origin not in ("oldest", "newest"):
+            raise ConfigError(
+                f"position_origin is '{self.position_origin}'; it must be 'oldest' or 'newest'."
+                f"{suggestion(self.position_origin, ('oldest', 'newest'))}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedBatch:
+    """What a data set needs to know to build one batch, wherever it does so.
+
+    Attributes:
+        epoch: for draws that change from epoch to epoch.
+        sequences: their places in the `Sequences`.
+    """
+
+    epoch: int
+    sequences: Int64[np.ndarray, "B"]
+
+
+class BatchPlan(Sampler[PlannedBatch]):
+    """A batch sampler whose epochs are permutations of one another.
+
+    In every epoch each sequence comes exactly once over all ranks, shuffled within its bucket; the
+    batches of a bucket differ by at most one sequence; the batches' order is shuffled. All ranks
+    get the same number of batches, the same in every epoch.
+
+    Args:
+        lengths_U: positions that each sequence needs; those of length 0 are left out.
+        settings: budget and padding.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        ConfigError: no sequence to train on, fewer than processes, or one above the budget.
+    """
+
+    def __init__(
+        self,
+        lengths_U: Int64[np.ndarray, "U"],
+        settings: BatchSettings,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._order_U = np.argsort(lengths_U, kind="stable")[np.count_nonzero(lengths_U == 0) :]
+        self._check(lengths_U, settings)
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._epoch = 0
+
+        sorted_U = lengths_U[self._order_U]
+        self._stops = _bucket_stops(sorted_U, settings.max_padding)
+        sizes = np.diff(self._stops, prepend=0)
+        longest = sorted_U[self._stops - 1]
+        self._batches = _batches_per_bucket(sizes, longest, settings.token_budget, world_size)
+        self.padding = 1 - float(sorted_U.sum() / (sizes * longest).sum())
+        """Share of padding in an epoch, at most: batches are padded to their own longest."""
+        logger.info(
+            "%d sequences (%d too short to train on) in %d length buckets, %d batches an epoch, "
+            "at most %.1f %% padding",
+            len(sorted_U),
+            len(lengths_U) - len(sorted_U),
+            len(sizes),
+            self._batches.sum(),
+            100 * self.padding,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration plans."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches of this rank, the same for every epoch and rank."""
+        return int(self._batches.sum()) // self._world_size
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        """Yield this rank's batches of the chosen epoch."""
+        rng = np.random.default_rng([self._seed, self._epoch])
+        batches: list[np.ndarray] = []
+        for bucket, count in zip(
+            np.split(self._order_U, self._stops[:-1]), self._batches, strict=True
+        ):
+            batches += np.array_split(rng.permutation(bucket), count)
+        for place in rng.permutation(len(batches))[self._rank :: self._world_size]:
+            yield PlannedBatch(self._epoch, batches[place])
+
+    def _check(self, lengths_U: Int64[np.ndarray, "U"], settings: BatchSettings) -> None:
+        if len(self._order_U) == 0:
+            raise ConfigError(
+                f"none of the {len(lengths_U)} sequences is long enough to train on. "
+                "Give users with more events."
+            )
+        longest = lengths_U.max()
+        if longest > settings.token_budget:
+            raise ConfigError(
+                f"the longest sequence needs {longest} positions, the token budget is "
+                f"{settings.token_budget}. Raise --batches.token_budget, or shorten the sequences "
+                "with --sequences.max_length."
+            )
+
+
+def _bucket_stops(sorted_U: Int64[np.ndarray, "U"], max_padding: float) -> Int64[np.ndarray, "N"]:
+    """Cut ascending lengths into as few buckets as keep the epoch's padding within its share.
+
+    With G buckets, the cuts that need the fewest positions are found by dynamic programming over
+    the lengths at which a bucket may end; G grows until the padding fits.
+
+    Returns:
+        Where each bucket ends in `sorted_U`.
+    """
+    allowed = sorted_U.sum() / (1 - max_padding)
+    edges, stops = _possible_edges(sorted_U, max_padding)
+    starts = np.concatenate([[0], stops[:-1]])
+    # positions[i, j]: of a bucket that holds all lengths from above edge i - 1 up to edge j.
+    positions = np.where(starts[:, None] < stops, (stops - starts[:, None]) * edges, np.inf)
+    fewest = positions[0]
+    first_edges: list[np.ndarray] = []  # of the last of 2, 3, ... buckets, by where that one ends
+    while fewest[-1] > allowed and len(first_edges) < len(edges) - 1:
+        with_one_more = positions + np.concatenate([[np.inf], fewest[:-1]])[:, None]
+        first_edges.append(with_one_more.argmin(axis=0))
+        fewest = with_one_more.min(axis=0)
+
+    last_edges = [len(edges) - 1]
+    for first_edge in reversed(first_edges):
+        last_edges.append(int(first_edge[last_edges[-1]]) - 1)
+    return stops[last_edges[::-1]]
+
+
+def _possible_edges(
+    sorted_U: Int64[np.ndarray, "U"], max_padding: float
+) -> tuple[Int64[np.ndarray, "N"], Int64[np.ndarray, "N"]]:
+    """Return lengths at which a bucket may end, and where they end in `sorted_U`.
+
+    Lengths closer than half of `max_padding` are not told apart: if all the edges were used, half
+    of the padding allowed would remain, and there are few of them however long the sequences are.
+    """
+    edges, counts = np.unique(sorted_U, return_counts=True)
+    stops = np.cumsum(counts)
+    if max_padding > 0:
+        group = np.floor(np.log(edges) / np.log1p(max_padding / 2))
+        longest = np.flatnonzero(np.diff(group, append=np.inf))
+        edges, stops = edges[longest], stops[longest]
+    return edges, stops
+
+
+def _batches_per_bucket(
+    sizes: Int64[np.ndarray, "N"],
+    longest: Int64[np.ndarray, "N"],
+    token_budget: int,
+    world_size: int,
+) -> Int64[np.ndarray, "N"]:
+    """Return into how many batches each bucket is cut: within the budget, for all ranks alike.
+
+    Where the sum is no multiple of `world_size`, the largest batches are made smaller.
+    """
+    batches: np.ndarray = -(-sizes // (token_budget // longest))
+    while batches.sum() % world_size:
+        positions = np.where(batches < sizes, longest * sizes / batches, 0)
+        if not positions.any():
+            raise ConfigError(
+                f"{sizes.sum()} sequences make {batches.sum()} batches of one sequence each, "
+                f"which cannot be shared evenly among {world_size} processes. "
+                "Raise --batches.token_budget, or start fewer processes."
+            )
+        batches[positions.argmax()] += 1
+    return batches

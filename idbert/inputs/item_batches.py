@@ -1,0 +1,268 @@
+"""Batches of item ids, built from flat sequences by index arithmetic.
+
+The keys of a batch are the argument names of a model's `forward`. Padding (row 0) is on the right.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from idbert.errors import ConfigError, DataError
+from idbert.inputs.batch_plan import BatchPlan, PlannedBatch
+from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items
+from idbert.inputs.sequences import Sequences
+from idbert.inputs.vocabulary import FIRST_ITEM, MASK
+
+ItemBatch: TypeAlias = dict[str, Tensor]
+"""Always input_ids and attention_mask [B, L]; with their data also labels, token_type_ids
+(behaviours), position_ids (counted from the newest) and weights (of each label in the loss)."""
+
+PositionOrigin: TypeAlias = Literal["oldest", "newest"]
+"""Where positions are counted from, see `BatchSettings.position_origin`."""
+
+
+class MaskedItemData(Dataset[ItemBatch]):
+    """Whole sequences with some items hidden, drawn anew every epoch (see `mask_items`).
+
+    Args:
+        sequences: of the training part.
+        masking: which items are hidden and by what.
+        vocab_size: V; random replacements are drawn from the rows below it.
+        seed: of the run.
+        position_origin: "newest" adds position_ids.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        masking: MaskingSettings,
+        *,
+        vocab_size: int,
+        seed: int,
+        position_origin: PositionOrigin = "oldest",
+    ) -> None:
+        self.sequences = sequences
+        self._masking, self._vocab_size, self._seed = masking, vocab_size, seed
+        self._position_origin = position_origin
+
+    def __len__(self) -> int:
+        """Return U, the number of sequences, those that are left out of the plan included."""
+        return len(self.sequences)
+
+    @property
+    def input_lengths(self) -> Int64[np.ndarray, "U"]:
+        """Positions that each sequence needs in a batch; an empty one is not trained on."""
+        return self.sequences.lengths
+
+    def __getitems__(self, planned: PlannedBatch) -> ItemBatch:
+        """Build one batch: input_ids, attention_mask, labels, and what else the data has."""
+        starts_B = self.sequences.offsets[planned.sequences]
+        lengths_B = self.sequences.offsets[planned.sequences + 1] - starts_B
+        slots = _Slots(starts_B, lengths_B)
+        input_ids_BL, labels_BL = mask_items(
+            slots.rows(self.sequences.items),
+            lengths_B,
+            planned.sequences,
+            settings=self._masking,
+            vocab_size=self._vocab_size,
+            seed=self._seed,
+            epoch=planned.epoch,
+        )
+        batch = _inputs(input_ids_BL, slots, self.sequences, self._position_origin)
+        batch["labels"] = torch.from_numpy(labels_BL)
+        if self.sequences.weights is not None:
+            batch["weights"] = torch.from_numpy(slots.weights(self.sequences.weights))
+        return batch
+
+
+class NextItemData(Dataset[ItemBatch]):
+    """Sequences whose every event but the first is the label of the event before it.
+
+    Args:
+        sequences: of the training part; those with fewer than 2 events are not trained on.
+        position_origin: "newest" adds position_ids.
+    """
+
+    def __init__(self, sequences: Sequences, *, position_origin: PositionOrigin = "oldest") -> None:
+        self.sequences = sequences
+        self._position_origin = position_origin
+
+    def __len__(self) -> int:
+        """Return U, the number of sequences, those that are left out of the plan included."""
+        return len(self.sequences)
+
+    @property
+    def input_lengths(self) -> Int64[np.ndarray, "U"]:
+        """Positions that each sequence needs in a batch; 0: nothing to train on."""
+        return (self.sequences.lengths - 1).clip(min=0)
+
+    def __getitems__(self, planned: PlannedBatch) -> ItemBatch:
+        """Build one batch: input_ids, attention_mask, labels, and what else the data has."""
+        starts_B = self.sequences.offsets[planned.sequences]
+        lengths_B = self.sequences.offsets[planned.sequences + 1] - starts_B - 1
+        inputs, targets = _Slots(starts_B, lengths_B), _Slots(starts_B + 1, lengths_B)
+        input_ids_BL = inputs.rows(self.sequences.items)
+        labels_BL = targets.rows(self.sequences.items)
+        labels_BL[labels_BL < FIRST_ITEM] = IGNORED  # padding, and items outside the catalogue
+        batch = _inputs(input_ids_BL, inputs, self.sequences, self._position_origin)
+        batch["labels"] = torch.from_numpy(labels_BL)
+        if self.sequences.weights is not None:
+            batch["weights"] = torch.from_numpy(targets.weights(self.sequences.weights))
+        return batch
+
+
+ItemData: TypeAlias = MaskedItemData | NextItemData
+
+
+class PlannedLoader(DataLoader[ItemBatch]):
+    """A loader whose batches are those of a `BatchPlan`, already shared out among the ranks.
+
+    It must not be prepared by accelerate for several processes, which would share them out again.
+    `accelerate.skip_first_batches` may wrap it: the skipped batches are planned but never built.
+
+    Args:
+        data: builds a batch from its plan.
+        plan: the batch sampler; keeps the epoch.
+        num_workers: processes that build batches ahead; 0: this one does. Batches are the same.
+    """
+
+    def __init__(self, data: ItemData, plan: BatchPlan, num_workers: int = 0) -> None:
+        super().__init__(
+            data,
+            # A plan yields what __getitems__ takes, torch's annotations only know lists of places.
+            batch_sampler=plan,  # type: ignore[arg-type]
+            collate_fn=_as_built,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            # Else each start of an epoch would take a number from the generator of dropout.
+            generator=torch.Generator(),
+        )
+        self._plan = plan
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self._plan.set_epoch(epoch)
+
+
+def train_loader(data: ItemData, plan: BatchPlan, num_workers: int = 0) -> PlannedLoader:
+    """Return the loader of `data` in the order of `plan`, which was made of its `input_lengths`."""
+    return PlannedLoader(data, plan, num_workers)
+
+
+def history_batches(
+    sequences: Sequences,
+    *,
+    objective: Literal["masked", "next"],
+    max_length: int | None,
+    token_budget: int = 12800,
+    query_behaviour: int = 0,
+    position_origin: PositionOrigin = "oldest",
+) -> Iterator[tuple[Int64[np.ndarray, "B"], ItemBatch]]:
+    """Yield histories as inputs for recommending, longest first; the query is the last position.
+
+    "masked": the newest `max_length - 1` items, then the mask in the place of the item to come.
+    "next": the newest `max_length` items.
+
+    Args:
+        sequences: one history a user; empty ones are allowed for "masked" only.
+        objective: of the model.
+        max_length: positions of the model; None: no limit.
+        token_budget: positions of a batch, padding included.
+        query_behaviour: segment id of the item to come ("masked"), if the data has behaviours.
+        position_origin: as in training.
+
+    Yields:
+        Places of the batch's users in `sequences`, and the batch; all users, each once.
+
+    Raises:
+        ConfigError: the longest history does not fit into the budget.
+        DataError: a history is empty and the objective "next".
+    """
+    queries = 1 if objective == "masked" else 0
+    lengths_U = sequences.lengths
+    if max_length is not None:
+        lengths_U = np.minimum(lengths_U, max_length - queries)
+    if objective == "next" and not lengths_U.all():
+        raise DataError(
+            f"{np.count_nonzero(lengths_U == 0)} of {len(lengths_U)} histories are empty; a "
+            "next-item model needs at least one item. Recommend the most popular items instead."
+        )
+    order_U = np.argsort(-lengths_U, kind="stable")
+    first = 0
+    while first < len(order_U):
+        longest = int(lengths_U[order_U[first]]) + queries
+        if longest > token_budget:
+            raise ConfigError(
+                f"a history needs {longest} positions, the token budget is {token_budget}. "
+                "Raise the budget, or lower max_length."
+            )
+        users_B = order_U[first : first + token_budget // longest]
+        first += len(users_B)
+        lengths_B = lengths_U[users_B]
+        slots = _Slots(sequences.offsets[users_B + 1] - lengths_B, lengths_B, queries)
+        input_ids_BL = slots.rows(sequences.items, query=MASK)
+        yield users_B, _inputs(input_ids_BL, slots, sequences, position_origin, query_behaviour)
+
+
+class _Slots:
+    """Where the events of some sequences stand in a padded batch.
+
+    Args:
+        starts_B: the place of each sequence's first event in the flat arrays.
+        lengths_B: how many events follow from there.
+        queries: positions behind the events that hold none, 0 or 1.
+    """
+
+    def __init__(
+        self, starts_B: Int64[np.ndarray, "B"], lengths_B: Int64[np.ndarray, "B"], queries: int = 0
+    ) -> None:
+        self.lengths_B = lengths_B + queries
+        self.places_L = np.arange(self.lengths_B.max())
+        self._queries = queries
+        self._is_event_BL = self.places_L < lengths_B[:, None]
+        self._event_places = (starts_B[:, None] + self.places_L)[self._is_event_BL]
+
+    def rows(self, flat: Int32[np.ndarray, "T"], query: int = 0) -> Int64[np.ndarray, "B L"]:
+        """Lay rows out as a padded batch; `query` stands behind the newest event."""
+        rows_BL = np.zeros(self._is_event_BL.shape, np.int64)
+        rows_BL[self._is_event_BL] = flat[self._event_places]
+        if self._queries:
+            rows_BL[np.arange(len(rows_BL)), self.lengths_B - 1] = query
+        return rows_BL
+
+    def weights(self, flat: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "B L"]:
+        """Lay weights out as a padded batch; 0 where there is no event."""
+        weights_BL = np.zeros(self._is_event_BL.shape, np.float32)
+        weights_BL[self._is_event_BL] = flat[self._event_places]
+        return weights_BL
+
+
+def _inputs(
+    input_ids_BL: Int64[np.ndarray, "B L"],
+    slots: _Slots,
+    sequences: Sequences,
+    position_origin: PositionOrigin,
+    query_behaviour: int = 0,
+) -> ItemBatch:
+    """Put the keys together that training and recommending share."""
+    from_newest_BL = slots.lengths_B[:, None] - 1 - slots.places_L
+    batch = {
+        "input_ids": torch.from_numpy(input_ids_BL),
+        "attention_mask": torch.from_numpy((from_newest_BL >= 0).astype(np.int64)),
+    }
+    if sequences.behaviours is not None:
+        behaviours_BL = slots.rows(sequences.behaviours, query=query_behaviour)
+        batch["token_type_ids"] = torch.from_numpy(behaviours_BL)
+    if position_origin == "newest":
+        batch["position_ids"] = torch.from_numpy(from_newest_BL.clip(min=0))
+    return batch
+
+
+def _as_built(batch: ItemBatch) -> ItemBatch:
+    """Leave a batch as the data set built it; nothing is left to collate."""
+    return batch

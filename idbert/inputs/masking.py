@@ -1,0 +1,126 @@
+"""Masked-item targets as BERT draws them: a pure function of seed, epoch, sequence and position.
+
+Every draw is a hash of these four numbers, not the next number of a generator. So a sequence gets
+the same mask whatever batch, worker or rank it comes in, and resuming needs no state.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt64
+
+from idbert.errors import ConfigError
+from idbert.inputs.vocabulary import FIRST_ITEM, MASK
+
+IGNORED = -100
+"""The label of a position without a target, as in torch's cross entropy."""
+
+_SELECT, _REPLACE, _ITEM, _LAST = range(4)
+_DRAWS = 4
+"""The independent draws of a position: is it a target, what replaces it, by which item; and one of
+a sequence, kept with its first position: is the newest item a target too."""
+
+
+@dataclass(frozen=True)
+class MaskingSettings:
+    """Which items a model must restore, and what it sees instead of them."""
+
+    probability: float = 0.2
+    """Chance of every item to be a target. A sequence without any gets one, drawn at random."""
+    mask_share: float = 0.8
+    """Share of the targets that are replaced by the mask."""
+    random_share: float = 0.1
+    """Share of the targets that are replaced by a random item; the rest stays visible."""
+    last_probability: float = 0.0
+    """Share of the sequences in which the newest item is a target besides those drawn, as when
+    recommending, where only the newest is asked for. 1 with probability 0: nothing but that."""
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "mask_share", "random_share", "last_probability"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise ConfigError(
+                f"mask_share {self.mask_share} and random_share {self.random_share} "
+                "are shares of the same targets; together they must not exceed 1."
+            )
+
+
+def mask_items(
+    input_ids_BL: Int64[np.ndarray, "B L"],
+    lengths_B: Int64[np.ndarray, "B"],
+    sequence_numbers_B: Int64[np.ndarray, "B"],
+    *,
+    settings: MaskingSettings,
+    vocab_size: int,
+    seed: int,
+    epoch: int,
+) -> tuple[Int64[np.ndarray, "B L"], Int64[np.ndarray, "B L"]]:
+    """Hide some items of every sequence and return what must be restored.
+
+    Only items become targets, never padding or other special rows, and every sequence that holds an
+    item has at least one target.
+
+    Args:
+        input_ids_BL: vocabulary rows, padded on the right; left as they are.
+        lengths_B: real positions of each sequence.
+        sequence_numbers_B: what identifies a sequence from epoch to epoch.
+        settings: the shares.
+        vocab_size: V; random replacements are drawn from the items' rows below it.
+        seed: of the run.
+        epoch: a new one draws new masks.
+
+    Returns:
+        The rows that the model sees, and the labels: the true row at targets, IGNORED elsewhere.
+
+    Source: Devlin et al. 2019 (BERT), section 3.1; Sun et al. 2019 (BERT4Rec), section 3.6.
+    """
+    places_L = np.arange(input_ids_BL.shape[1])
+    maskable_BL = (input_ids_BL >= FIRST_ITEM) & (places_L < lengths_B[:, None])
+    key_B = _sequence_keys(seed, epoch, sequence_numbers_B)
+    key_BL = key_B[:, None] ^ (places_L * _DRAWS).astype(np.uint64)
+
+    chance_BL = np.where(maskable_BL, _uniform(key_BL, _SELECT), np.inf)
+    target_BL = chance_BL < settings.probability
+    newest_BL = places_L == lengths_B[:, None] - 1
+    ask_newest_B = _uniform(key_B, _LAST) < settings.last_probability
+    target_BL |= maskable_BL & newest_BL & ask_newest_B[:, None]
+    # The smallest draw is a fair choice of one position where none was drawn.
+    without_B = np.flatnonzero(~target_BL.any(axis=1) & maskable_BL.any(axis=1))
+    target_BL[without_B, chance_BL[without_B].argmin(axis=1)] = True
+
+    labels_BL = np.where(target_BL, input_ids_BL, IGNORED)
+    key_M = key_BL[target_BL]
+    replace_M = _uniform(key_M, _REPLACE)
+    random_M = FIRST_ITEM + _uniform(key_M, _ITEM) * (vocab_size - FIRST_ITEM)
+    shown_M = np.select(
+        [replace_M < settings.mask_share, replace_M < settings.mask_share + settings.random_share],
+        [np.int64(MASK), random_M.astype(np.int64)],
+        input_ids_BL[target_BL],
+    )
+    shown_BL = input_ids_BL.copy()
+    shown_BL[target_BL] = shown_M
+    return shown_BL, labels_BL
+
+
+def _sequence_keys(
+    seed: int, epoch: int, sequence_numbers_B: Int64[np.ndarray, "B"]
+) -> UInt64[np.ndarray, "B"]:
+    """Return one key a sequence, unrelated to its key in another epoch or under another seed."""
+    run_key = _hash(np.array([seed], dtype=np.uint64))
+    epoch_key = _hash(run_key ^ np.uint64(epoch))
+    return _hash(epoch_key ^ sequence_numbers_B.astype(np.uint64))
+
+
+def _uniform(keys: UInt64[np.ndarray, "..."], draw: int) -> Float64[np.ndarray, "..."]:
+    """Return a number in [0, 1) for each key; `draw` tells independent draws of a key apart."""
+    return (_hash(keys ^ np.uint64(draw)) >> np.uint64(11)) * 2.0**-53
+
+
+def _hash(keys: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
+    """Return SplitMix64's output for each key (Steele, Lea, Flood 2014, figure 16)."""
+    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,232 @@
+"""The rows of a source in DuckDB, in the source's order, where they are checked before use.
+
+Every check names the rows that fail it: all are counted, the first five are shown, by file and row
+(counted from 1 below the header).
+"""
+
+import bisect
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from idbert.errors import DataError
+from idbert.inputs.columns import Kind, Part
+
+logger = logging.getLogger(__name__)
+
+TABLE = "events"
+_SQL_TYPES = {"text": "VARCHAR", "integers": "BIGINT", "floats": "DOUBLE", "times": "BIGINT"}
+_SHOWN_ROWS = 5
+_SHOWN_CHARACTERS = 40
+
+
+class Staging:
+    """A DuckDB table `events` with our column names, one row an event; `rowid` is its place.
+
+    Attributes:
+        connection: the open DuckDB connection.
+        kinds: the kind of value in each column.
+        source: what errors call the whole source.
+        labels: for each of our columns its name in the source.
+        from_text_files: whether all values were written as text, for want of types.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        source: str,
+        parts: Sequence[Part],
+        labels: Mapping[str, str],
+    ):
+        self.connection = connection
+        self.source = source
+        self.labels = labels
+        self.kinds = _common_kinds(parts, labels)
+        self.from_text_files = parts[0].is_text_file
+        self._names = [part.name for part in parts]
+        self._starts: list[int] = []
+        columns = ", ".join(f"{name} {_SQL_TYPES[kind]}" for name, kind in self.kinds.items())
+        connection.execute(f"CREATE TABLE {TABLE} ({columns})")
+        for part in parts:
+            self._starts.append(self.scalar("count(*)"))
+            self._load(part)
+        if not self.scalar("count(*)"):
+            raise DataError(f"{source} holds a header but no rows: there is nothing to read.")
+
+    def scalar(self, expression: str) -> int:
+        """Return one whole number computed over all rows; 0 for null."""
+        rows = self.connection.execute(f"SELECT {expression} FROM {TABLE}").fetchall()
+        return int(rows[0][0] or 0)
+
+    def all_integers(self, column: str) -> bool:
+        """Say whether every text in a column is the canonical form of a 64-bit integer.
+
+        It is if turning it into a number and back gives the same text: "7" and "-12" are, "007",
+        "+7", "7.0" and "9223372036854775808" are not.
+        """
+        return bool(self.scalar(f"bool_and(coalesce({_round_trip(column)} = {column}, false))"))
+
+    def refuse_all_but_integers(self, column: str, advice: str) -> None:
+        """Refuse text that is not the canonical form of a 64-bit integer; see `all_integers`."""
+        fails = f"{_round_trip(column)} IS DISTINCT FROM {column}"
+        self.refuse(fails, column, "not an integer that can be written back as it stands", advice)
+
+    def refuse(
+        self, condition: str, column: str, what: str, advice: str, shown: str | None = None
+    ) -> None:
+        """Raise if any row fulfils a condition.
+
+        Args:
+            condition: SQL over the columns of `events`.
+            column: the column to speak of.
+            what: what is wrong with its value, after "holds 'x', ".
+            advice: the sentence that says what to do.
+            shown: SQL for the value as the reader knows it; None: the column.
+
+        Raises:
+            DataError: rows fulfil the condition.
+        """
+        count = self.scalar(f"count(*) FILTER ({condition})")
+        if not count:
+            return
+        rows = self.connection.execute(
+            f"SELECT rowid, CAST({shown or column} AS VARCHAR) FROM {TABLE} WHERE {condition} "
+            f"ORDER BY rowid LIMIT {_SHOWN_ROWS}"
+        ).fetchall()
+        place, value = rows[0]
+        message = (
+            f"{self._where(place)}: column '{self.labels[column]}' holds {_show(value)}, {what}."
+        )
+        if count > 1:
+            shown_rows = "; ".join(f"{self._where(row)} {_show(value)}" for row, value in rows)
+            first = f"the first {_SHOWN_ROWS}" if count > _SHOWN_ROWS else "namely"
+            message += f"\n{count:,} rows are like this, {first}: {shown_rows}."
+        raise DataError(f"{message}\n{advice}")
+
+    def sorted_table(self, expressions: Mapping[str, str], by: Sequence[str]) -> pa.Table:
+        """Return columns computed by SQL, sorted by some of them, then by place in the source."""
+        select = ", ".join(f"{sql} AS {name}" for name, sql in expressions.items())
+        names = list(expressions)
+        keys = ", ".join(str(names.index(name) + 1) for name in by)
+        return self.connection.sql(
+            f"SELECT {select} FROM {TABLE} ORDER BY {keys}, {TABLE}.rowid"
+        ).to_arrow_table()
+
+    def _load(self, part: Part) -> None:
+        if part.table is not None:
+            self.connection.register(part.reader, part.table)
+        names, expressions = ", ".join(self.kinds), [part.expressions[name] for name in self.kinds]
+        try:
+            self.connection.execute(
+                f"INSERT INTO {TABLE} ({names}) SELECT {', '.join(expressions)} FROM {part.reader}"
+            )
+        except (duckdb.OutOfMemoryException, duckdb.IOException):
+            raise
+        except duckdb.Error as error:
+            raise DataError(_load_failure(part, error)) from error
+        if part.is_text_file:
+            self._refuse_rejects(part)
+
+    def _refuse_rejects(self, part: Part) -> None:
+        """Refuse a text file with lines that do not have the header's form."""
+        rejects = self.connection.sql(
+            "SELECT line, any_value(csv_line), any_value(error_message), count(*) OVER () "
+            f"FROM reject_errors GROUP BY line ORDER BY line LIMIT {_SHOWN_ROWS}"
+        ).fetchall()
+        if not rejects:
+            return
+        lines = "; ".join(
+            f"near line {line}, {_show(text.strip())}: {reason.rstrip('.')}"
+            for line, text, reason, _ in rejects
+        )
+        raise DataError(
+            f"{part.name}: lines that cannot be read: {rejects[0][3]:,}. {lines}.\nEvery line "
+            "needs as many fields as the header, in UTF-8; a field that holds the separator, a "
+            'quote or a line break stands in double quotes, quotes in it doubled: "say ""hi""".'
+        )
+
+    def _where(self, place: int) -> str:
+        """Name the file and the row in it."""
+        part = bisect.bisect_right(self._starts, place) - 1
+        return f"{self._names[part]}, row {place - self._starts[part] + 1}"
+
+
+@contextmanager
+def staged(
+    source: str, parts: Sequence[Part], labels: Mapping[str, str], memory_limit: str
+) -> Iterator[Staging]:
+    """Load a source into DuckDB, which spills to a temporary folder; both are gone afterwards.
+
+    Args:
+        source: what errors call the whole source.
+        parts: its files, or the table, in the order that ties in time are broken by.
+        labels: our names for the columns, and their names in the source.
+        memory_limit: beyond it DuckDB spills to disk.
+
+    Raises:
+        DataError: a part cannot be read, parts disagree, or memory and disk do not suffice.
+    """
+    with tempfile.TemporaryDirectory(prefix="idbert-") as spill:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": memory_limit,
+            "temp_directory": spill,
+            # On any number of threads: so rowid is a row's place in the source.
+            "preserve_insertion_order": True,
+        }
+        try:
+            with duckdb.connect(":memory:", config=config) as connection:
+                connection.execute("SET TimeZone = 'UTC'")  # of text times that name no zone
+                yield Staging(connection, source, parts, labels)
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            if isinstance(error, duckdb.IOException) and "No space left" not in str(error):
+                raise DataError(f"{source} cannot be read: {_first_line(error)}.") from error
+            raise DataError(
+                f"{source}: reading and sorting needs more than memory_limit={memory_limit} and "
+                f"the free disk space of {Path(spill).parent}. Raise memory_limit, or set the "
+                "environment variable TMPDIR to a folder on a disk with more room."
+            ) from error
+
+
+def _common_kinds(parts: Sequence[Part], labels: Mapping[str, str]) -> dict[str, Kind]:
+    """Return the kinds that all parts agree on: 1 in one file and "1" in another would merge."""
+    first = parts[0]
+    for part in parts[1:]:
+        for name, kind in part.kinds.items():
+            if kind != first.kinds[name]:
+                raise DataError(
+                    f"column '{labels[name]}' holds {first.kinds[name]} in {first.name} but {kind} "
+                    f"in {part.name}. Write all files with one type (pandas turns integers with "
+                    "missing values into floats)."
+                )
+    return dict(first.kinds)
+
+
+def _round_trip(column: str) -> str:
+    return f"CAST(TRY_CAST({column} AS BIGINT) AS VARCHAR)"
+
+
+def _load_failure(part: Part, error: duckdb.Error) -> str:
+    if "state machine" in str(error):
+        return (
+            f"{part.name}: the lines end in different ways (CR LF in some, LF in others), or a "
+            "quote is never closed. Save the file again with one kind of line ending."
+        )
+    if isinstance(error, duckdb.ConversionException):
+        return f"{part.name}: a number does not fit into 64 bits: {_first_line(error)}."
+    return f"{part.name} cannot be read: {_first_line(error)}."
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _show(value: str | None) -> str:
+    if value is None:
+        return "no value"
+    cut = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…"
+    return repr(cut)

@@ -1,0 +1,1 @@
+"""The encoder, its fusion, and the item models that stand on it."""

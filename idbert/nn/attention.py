@@ -1,0 +1,203 @@
+"""Self-attention: BERT's by fused kernels or plain products, NEZHA's with relative positions.
+
+NEZHA (Wei et al. 2019, arXiv:1909.00204) adds a fixed sinusoid for the clipped distance between
+query and key, to the keys and to the values. No [L, L, W] tensor is built: distances fall into
+2k + 1 buckets, so scores are gathered from, and probabilities added into, [L, 2k + 1].
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor, nn
+
+from idbert.nn.config import EncoderConfig
+
+
+@dataclass(frozen=True)
+class RelativeDistances:
+    """The distances between the positions of one batch, in buckets.
+
+    Attributes:
+        table_PW: The sinusoid of each bucket.
+        bucket_LL: The bucket of key j seen from query i, at [i, j].
+    """
+
+    table_PW: Float[Tensor, "P W"]
+    bucket_LL: Int64[Tensor, "L L"]
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """What all layers of one forward pass share.
+
+    Attributes:
+        visible: True where a query may look at a key; None where it may look everywhere, but for
+            what `kernel_is_causal` hides.
+        kernel_is_causal: Whether the fused kernel is to hide later positions by itself.
+        distances: NEZHA's distances; None for BERT.
+    """
+
+    visible: Bool[Tensor, "#B 1 #L L"] | None
+    kernel_is_causal: bool
+    distances: RelativeDistances | None
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; parameters named as in BERT.
+
+    Shapes:
+        hidden_BLD -> attended_BLD.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.head_width = width // config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.is_fused = config._attn_implementation == "sdpa"
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+
+    def forward(
+        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext
+    ) -> Float[Tensor, "B L D"]:
+        """Return, for each position, the mean of the values that it attends to."""
+        query_BHLW = self._split_heads(self.query(hidden_BLD))
+        key_BHLW = self._split_heads(self.key(hidden_BLD))
+        value_BHLW = self._split_heads(self.value(hidden_BLD))
+        dropout = self.dropout if self.training else 0.0
+        if self.is_fused:
+            attended_BHLW = F.scaled_dot_product_attention(
+                query_BHLW,
+                key_BHLW,
+                value_BHLW,
+                attn_mask=context.visible,
+                dropout_p=dropout,
+                is_causal=context.kernel_is_causal,
+            )
+        else:
+            attended_BHLW = eager_attention(
+                query_BHLW, key_BHLW, value_BHLW, context.visible, context.distances, dropout
+            )
+        return attended_BHLW.transpose(1, 2).flatten(2)
+
+    def _split_heads(self, projected_BLD: Tensor) -> Tensor:
+        batch_size, length, _ = projected_BLD.shape
+        return projected_BLD.view(batch_size, length, -1, self.head_width).transpose(1, 2)
+
+
+def eager_attention(
+    query_BHLW: Float[Tensor, "B H L W"],
+    key_BHLW: Float[Tensor, "B H L W"],
+    value_BHLW: Float[Tensor, "B H L W"],
+    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    distances: RelativeDistances | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H L W"]:
+    """Compute attention by plain products; with `distances`, NEZHA's.
+
+    With R the sinusoid of the distance from query i to key j:
+
+        score_ij = q_i . (k_j + R_ij) / sqrt(W),  p = dropout(softmax(score)),
+        o_i = sum_j p_ij (v_j + R_ij)
+
+    A query that may look nowhere gets the mean of all values, not NaN.
+
+    Args:
+        query_BHLW: Queries of each head.
+        key_BHLW: Keys of each head.
+        value_BHLW: Values of each head.
+        visible: True where a query may look at a key; None for everywhere.
+        distances: NEZHA's distances; None for BERT's attention.
+        dropout: Probability with which an attention probability is set to zero.
+    """
+    scores_BHLL = query_BHLW @ key_BHLW.transpose(-1, -2)
+    if distances is not None:
+        scores_BHLP = query_BHLW @ distances.table_PW.T
+        bucket_BHLL = distances.bucket_LL.expand_as(scores_BHLL)
+        scores_BHLL = scores_BHLL + scores_BHLP.gather(-1, bucket_BHLL)
+    scores_BHLL = scores_BHLL * query_BHLW.shape[-1] ** -0.5
+    if visible is not None:
+        scores_BHLL = scores_BHLL.masked_fill(~visible, torch.finfo(scores_BHLL.dtype).min)
+    shares_BHLL = F.dropout(scores_BHLL.softmax(dim=-1), dropout)
+    attended_BHLW = shares_BHLL @ value_BHLW
+    if distances is not None:
+        shares_BHLP = torch.zeros_like(scores_BHLP).scatter_add(-1, bucket_BHLL, shares_BHLL)
+        attended_BHLW = attended_BHLW + shares_BHLP @ distances.table_PW
+    return attended_BHLW
+
+
+def visible_positions(
+    attention_mask_BL: Shaped[Tensor, "B L"] | None,
+    length: int,
+    *,
+    is_causal: bool,
+    device: torch.device,
+) -> Bool[Tensor, "#B 1 #L L"] | None:
+    """Return where a query (row) may look at a key (column): not at padding, causally not ahead.
+
+    Args:
+        attention_mask_BL: Not zero at real positions; None where all are real.
+        length: L.
+        is_causal: Whether later positions are hidden.
+        device: Where the result is needed.
+
+    Returns:
+        None where nothing is hidden.
+    """
+    visible = None if attention_mask_BL is None else attention_mask_BL.bool()[:, None, None, :]
+    if not is_causal:
+        return visible
+    not_later = torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril()
+    return not_later if visible is None else visible & not_later
+
+
+def is_right_padded(attention_mask_BL: Shaped[Tensor, "B L"]) -> bool:
+    """Tell whether in every row all padding stands behind the last real position."""
+    real_BL = attention_mask_BL.bool()
+    return bool((real_BL[:, 1:] <= real_BL[:, :-1]).all())
+
+
+class RelativePositions(nn.Module):
+    """NEZHA's sinusoids: one table for all heads and layers, for keys and values; never trained.
+
+    Args:
+        max_distance: k, the distance from which on no difference is made.
+        width: W, the width of one attention head; even.
+    """
+
+    def __init__(self, max_distance: int, width: int) -> None:
+        super().__init__()
+        self.max_distance = max_distance
+        self.width = width
+        self.register_buffer("table_PW", relative_table(max_distance, width), persistent=False)
+        self.table_PW: Tensor
+
+    def forward(self, length: int, *, is_causal: bool) -> RelativeDistances:
+        """Return the distances between `length` positions, with the buckets that can occur."""
+        behind = min(self.max_distance, length - 1)
+        ahead = 0 if is_causal else behind
+        position_L = torch.arange(length, device=self.table_PW.device)
+        distance_LL = position_L[None, :] - position_L[:, None]
+        return RelativeDistances(
+            table_PW=self.table_PW[self.max_distance - behind : self.max_distance + ahead + 1],
+            bucket_LL=distance_LL.clamp(-behind, ahead) + behind,
+        )
+
+
+def relative_table(max_distance: int, width: int) -> Float[Tensor, "P W"]:
+    """Return NEZHA's sinusoids: row p stands for the distance p - max_distance.
+
+    table[p, 2i] = sin(p / 10000^(2i/W)), table[p, 2i+1] = cos(p / 10000^(2i/W)).
+
+    Args:
+        max_distance: k; the table has 2k + 1 rows.
+        width: W, even.
+    """
+    row_P1 = torch.arange(2 * max_distance + 1, dtype=torch.float64)[:, None]
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = row_P1 * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).float()

@@ -1,0 +1,315 @@
+"""Published BERT and NEZHA folders, opened and exported.
+
+Only safetensors files are written; a `pytorch_model.bin` is read with weights_only=True.
+"""
+
+import copy
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import BertConfig, PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from idbert.errors import CheckpointError, ConfigError
+from idbert.nn.config import NEZHA_MAX_RELATIVE_POSITION, EncoderConfig
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILES = ("config.json", "bert_config.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+"""Options of transformers' `from_pretrained` that say where and how files are found."""
+
+# The fields of transformers' BertConfig that bear the same names and mean the same in ours.
+BERT_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+)
+
+TOKEN_TABLE = "embeddings.word_embeddings.weight"
+"""Stands in every BERT; what precedes it in a file is the prefix of the encoder's tensors."""
+
+# Tables that can be computed; some versions of transformers and of NEZHA have saved them.
+COMPUTED = re.compile(r"\.(position_ids|token_type_ids|positions_encoding)$")
+ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
+OLD_SPELLINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+@dataclass(frozen=True)
+class EncoderCheckpoint:
+    """What a folder holds of an encoder.
+
+    Attributes:
+        source: The folder or the name on the hub, for messages.
+        config: The encoder's config.
+        tensors: The encoder's tensors, under BertModel's names.
+    """
+
+    source: str
+    config: EncoderConfig
+    tensors: dict[str, Tensor]
+
+    def check_fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that the tensors are those of an encoder with these names and shapes.
+
+        Raises:
+            CheckpointError: tensors are missing, left over, or of another shape.
+        """
+        missing = [name for name in shapes if name not in self.tensors]
+        left_over = [name for name in self.tensors if name not in shapes]
+        misshapen = [
+            f"{name} {list(tensor.shape)}, not {list(shapes[name])}"
+            for name, tensor in self.tensors.items()
+            if name in shapes and tuple(tensor.shape) != shapes[name]
+        ]
+        for problem, names in (
+            ("lack", missing),
+            ("hold, beyond what its config describes,", left_over),
+            ("hold in the wrong shape", misshapen),
+        ):
+            if names:
+                raise CheckpointError(
+                    f"The weights of '{self.source}' {problem} {len(names)} of the encoder's "
+                    f"tensors: {_first_five(names)}. Check that weights and config are of one "
+                    "model and copied whole."
+                )
+
+
+def read_encoder(
+    folder_or_name: str | Path,
+    config: EncoderConfig | None = None,
+    hub_options: Mapping[str, Any] | None = None,
+) -> EncoderCheckpoint:
+    """Read the encoder out of a folder in transformers' layout, or from the hub.
+
+    Tensors of a head are left out. Names lose their prefix (`bert.`, `nezha.`, ...), gamma and
+    beta become weight and bias.
+
+    Args:
+        folder_or_name: The folder; or a name on the Hugging Face hub.
+        config: Replaces the config that is found, but for `add_pooler`.
+        hub_options: Any of HUB_OPTIONS.
+
+    Raises:
+        CheckpointError: files are missing or unreadable, or of another kind of model.
+    """
+    source = str(folder_or_name)
+    hub_options = hub_options or {}
+    if config is None:
+        config = read_config(_find(source, CONFIG_FILES, hub_options))
+    config = copy.deepcopy(config)
+    weights = _load_tensors(_find(source, WEIGHT_FILES, hub_options))
+    tensors, of_heads = split_encoder(weights, source)
+    if of_heads:
+        logger.info("%s: %d tensors of a head left out: %s", source, len(of_heads), of_heads)
+    config.add_pooler = "pooler.dense.weight" in tensors
+    return EncoderCheckpoint(source, config, tensors)
+
+
+def split_encoder(
+    tensors: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the encoder's tensors under BertModel's names, and the names of all others.
+
+    Args:
+        tensors: All tensors of a file.
+        source: Where they come from, for messages.
+
+    Raises:
+        CheckpointError: there is no encoder among them, or more than one.
+    """
+    prefixes = [name.removesuffix(TOKEN_TABLE) for name in tensors if name.endswith(TOKEN_TABLE)]
+    if len(prefixes) != 1:
+        raise CheckpointError(
+            f"The weights of '{source}' hold {len(prefixes)} tensors '...{TOKEN_TABLE}', not one. "
+            "Give the weights of one BERT or NEZHA model."
+        )
+    (prefix,) = prefixes
+    of_encoder, of_heads = {}, []
+    for name, tensor in tensors.items():
+        inner_name = name.removeprefix(prefix)
+        if not name.startswith(prefix) or not inner_name.startswith(ENCODER_PARTS):
+            of_heads.append(name)
+        elif not COMPUTED.search(inner_name):
+            of_encoder[_new_spelling(inner_name)] = tensor
+    return of_encoder, of_heads
+
+
+def read_config(file: Path) -> EncoderConfig:
+    """Read the config of a BERT, a NEZHA or an idbert model.
+
+    Args:
+        file: config.json, or bert_config.json of older releases.
+
+    Raises:
+        CheckpointError: the file is not JSON, or describes a model that an encoder cannot be.
+    """
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}. Copy the folder anew.") from error
+    model_type = fields.get("model_type", "bert")
+    if model_type not in ("bert", "nezha", "idbert"):
+        raise CheckpointError(
+            f"{file} describes a model of type '{model_type}'. Give a bert, nezha or idbert model."
+        )
+    try:
+        if model_type == "idbert":
+            return EncoderConfig.from_dict(fields)
+        return _from_published(fields)
+    except (ConfigError, StrictDataclassError) as error:
+        raise CheckpointError(f"{file} describes no encoder that can be built: {error}") from error
+
+
+def _from_published(fields: dict[str, Any]) -> EncoderConfig:
+    is_nezha = fields.get("model_type") == "nezha" or fields.get("use_relative_position", False)
+    positions = fields.get("position_embedding_type", "absolute")
+    if not is_nezha and positions != "absolute":
+        raise ConfigError(f"position_embedding_type is '{positions}'. Give absolute, or a NEZHA.")
+    if fields.get("add_cross_attention", False):
+        raise ConfigError("add_cross_attention is true. Give a model without cross-attention.")
+    bert = BertConfig()
+    shared = {name: fields.get(name, getattr(bert, name)) for name in BERT_FIELDS}
+    if is_nezha:
+        shared["max_position_embeddings"] = None
+        shared["max_relative_position"] = fields.get(
+            "max_relative_position", NEZHA_MAX_RELATIVE_POSITION
+        )
+    return EncoderConfig(
+        encoder_kind="nezha" if is_nezha else "bert",
+        is_causal=fields.get("is_decoder", False),
+        **shared,
+    )
+
+
+def export_bert(model: PreTrainedModel, folder: str | Path) -> None:
+    """Write a folder that transformers' BertForMaskedLM opens, with the same logits.
+
+    The folder appears whole or not at all.
+
+    Args:
+        model: A MaskedItemModel: tensors `backbone.encoder.*`, `head.transform.*`, `head.bias`.
+        folder: Where to write; it must not exist, or be empty.
+
+    Raises:
+        ConfigError: the model has parts that BERT cannot express; the text names them all.
+        CheckpointError: the folder holds something already.
+    """
+    assert isinstance(model.config, EncoderConfig)
+    obstacles = bert_obstacles(model.config)
+    if obstacles:
+        raise ConfigError(f"BERT cannot express this model: {'; '.join(obstacles)}.")
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} is not empty. Export to a new folder.")
+    tensors = {
+        _bert_name(name): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    beside.mkdir(parents=True)
+    try:
+        save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
+        _bert_config(model.config).save_pretrained(beside)
+        for file in beside.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        beside.replace(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def bert_obstacles(config: EncoderConfig) -> list[str]:
+    """Return what in this architecture BertForMaskedLM lacks; empty if it lacks nothing."""
+    obstacles = {
+        "relative positions (kind='nezha')": config.encoder_kind != "bert",
+        "LayerNorm before the blocks (norm='pre')": config.norm != "post",
+        "causal attention": config.is_causal,
+        f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
+        "scores without dense layer and LayerNorm (head_transform=False)": (
+            not config.head_transform
+        ),
+    }
+    return [obstacle for obstacle, stands in obstacles.items() if stands]
+
+
+def _bert_config(config: EncoderConfig) -> BertConfig:
+    shared = {name: getattr(config, name) for name in BERT_FIELDS}
+    return BertConfig(architectures=["BertForMaskedLM"], **shared)
+
+
+def _bert_name(name: str) -> str:
+    for own, berts in (("backbone.encoder.", "bert."), ("head.", "cls.predictions.")):
+        if name.startswith(own):
+            return berts + name.removeprefix(own)
+    raise ConfigError(f"BERT cannot express this model: it has a tensor '{name}'.")
+
+
+def _new_spelling(name: str) -> str:
+    for old, new in OLD_SPELLINGS.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _find(source: str, filenames: tuple[str, ...], hub_options: Mapping[str, Any]) -> Path:
+    """Return the first of the files that the folder, or the model on the hub, has."""
+    cause = None
+    for filename in filenames:
+        try:
+            found = cached_file(
+                source, filename, _raise_exceptions_for_missing_entries=False, **hub_options
+            )
+        except (OSError, ValueError) as error:  # no such repository, no network, no valid name
+            cause, found = error, None
+        if found is not None:
+            return Path(found)
+    where = (
+        "is a folder without"
+        if Path(source).is_dir()
+        else "is no folder here, and the Hugging Face hub gave no"
+    )
+    raise CheckpointError(
+        f"'{source}' {where} {' or '.join(filenames)}. Give the folder of a model, or its name on "
+        "the hub."
+    ) from cause
+
+
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{file} cannot be read: {reason} Copy it anew.") from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{file} holds no plain table of tensors. Save model.state_dict().")
+    return tensors
+
+
+def _first_five(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

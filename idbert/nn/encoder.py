@@ -1,0 +1,313 @@
+"""The encoder: BERT or NEZHA, bidirectional or causal, post-LN or pre-LN.
+
+Modules nest, and parameters are named, as in transformers' BertModel, so that published weights
+fit without a table of names. The only addition is `encoder.final_LayerNorm` of a pre-LN encoder.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from idbert.errors import ShapeError
+from idbert.nn.attention import (
+    AttentionContext,
+    RelativePositions,
+    SelfAttention,
+    is_right_padded,
+    relative_table,
+    visible_positions,
+)
+from idbert.nn.checkpoints import HUB_OPTIONS, read_encoder
+from idbert.nn.config import EncoderConfig, check_attention
+from idbert.nn.embeddings import Embeddings
+
+
+class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Base of the encoder and of every model on it: initialisation, saving, checkpointing."""
+
+    config_class = EncoderConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["Embeddings", "Layer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as BERT; a table that is computed, not saved, is computed anew on loading."""
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        if isinstance(module, RelativePositions):
+            init.copy_(module.table_PW, relative_table(module.max_distance, module.width))
+
+
+class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+    """A BERT or NEZHA encoder of token or item ids.
+
+    Args:
+        config: The architecture; see `EncoderSettings.to_config`.
+
+    Shapes:
+        input_ids [B, L] -> last_hidden_state [B, L, D]; hidden_states: K of [B, L, D], the
+        embedding output first; pooler_output [B, D] where the weights hold a pooler. In a pre-LN
+        encoder the last state is the final LayerNorm's output, as in GPT-2.
+
+    Raises:
+        ConfigError: the attention named in the config cannot compute this kind of encoder.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        check_attention(config.encoder_kind, config._attn_implementation)
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = LayerStack(config)
+        self.pooler = Pooler(config) if config.add_pooler else None
+        self.relative_positions = (
+            None
+            if config.max_relative_position is None
+            else RelativePositions(
+                config.max_relative_position, config.hidden_size // config.num_attention_heads
+            )
+        )
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, folder_or_name: str | Path, *, config: EncoderConfig | None = None, **options: Any
+    ) -> "Encoder":
+        """Open published BERT or NEZHA weights, or the encoder of a model saved by idbert.
+
+        Args:
+            folder_or_name: A folder in transformers' layout, whatever prefix its tensors bear; or
+                a model's name on the Hugging Face hub.
+            config: Replaces the config found with the weights.
+            options: transformers' own, e.g. `dtype`, `attn_implementation`, `revision`.
+
+        Returns:
+            The encoder, in evaluation mode, float32 unless `dtype` says otherwise.
+
+        Raises:
+            CheckpointError: there is no such model, it is of another kind, or tensors are missing
+                or of the wrong shape.
+            ConfigError: an option cannot act.
+        """
+        hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        checkpoint = read_encoder(folder_or_name, config, hub_options)
+        checkpoint.check_fit(_tensor_shapes(cls, checkpoint.config))
+        options.setdefault("dtype", torch.float32)
+        encoder: Encoder = super().from_pretrained(
+            None, config=checkpoint.config, state_dict=checkpoint.tensors, **options
+        )
+        return encoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the token embeddings, which item scores are tied to."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        assert isinstance(value, nn.Embedding)
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        *,
+        attention_mask: Shaped[Tensor, "B L"] | None = None,
+        token_type_ids: Int[Tensor, "B L"] | None = None,
+        position_ids: Int[Tensor, "#B L"] | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode a batch.
+
+        Args:
+            input_ids: Tokens or items.
+            attention_mask: Not zero at real positions, zero at padding; None where all are real.
+            token_type_ids: Segments or behaviours; all 0 if left out.
+            position_ids: BERT's absolute positions; 0, 1, 2, ... if left out.
+            output_hidden_states: Whether to return all states; None for what the config says.
+
+        Raises:
+            ShapeError: the mask's shape is not that of input_ids, or a sequence is too long.
+            ConfigError: position_ids are given to NEZHA.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        context = self._context(input_ids, attention_mask)
+        embedded_BLD = self.embeddings(
+            input_ids, token_type_ids=token_type_ids, position_ids=position_ids
+        )
+        last_BLD, states_KBLD = self.encoder(embedded_BLD, context, output_hidden_states)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=last_BLD,
+            pooler_output=None if self.pooler is None else self.pooler(last_BLD),
+            hidden_states=states_KBLD,
+        )
+
+    def _context(self, input_ids: Tensor, attention_mask: Tensor | None) -> AttentionContext:
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ShapeError(
+                f"attention_mask has shape {list(attention_mask.shape)}, input_ids "
+                f"{list(input_ids.shape)}. Give one mask value for each id."
+            )
+        length = input_ids.shape[1]
+        is_causal = self.config.is_causal
+        # Behind right padding nothing real can look at padding, so the triangle alone will do, and
+        # the fused kernel has it built in.
+        kernel_is_causal = (
+            is_causal
+            and self.config._attn_implementation == "sdpa"
+            and (attention_mask is None or is_right_padded(attention_mask))
+        )
+        visible = (
+            None
+            if kernel_is_causal
+            else visible_positions(
+                attention_mask, length, is_causal=is_causal, device=input_ids.device
+            )
+        )
+        distances = (
+            None
+            if self.relative_positions is None
+            else self.relative_positions(length, is_causal=is_causal)
+        )
+        return AttentionContext(visible, kernel_is_causal, distances)
+
+
+class LayerStack(nn.Module):
+    """All layers, one after the other; BERT's `encoder`."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.final_LayerNorm = _layer_norm(config) if config.norm == "pre" else None
+
+    def forward(
+        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext, keep_states: bool
+    ) -> tuple[Float[Tensor, "B L D"], tuple[Float[Tensor, "B L D"], ...] | None]:
+        """Return the last state and, if `keep_states`, all of them, the input first."""
+        states_KBLD = []
+        for layer in self.layer:
+            if keep_states:
+                states_KBLD.append(hidden_BLD)
+            hidden_BLD = layer(hidden_BLD, context)
+        if self.final_LayerNorm is not None:
+            hidden_BLD = self.final_LayerNorm(hidden_BLD)
+        return hidden_BLD, (*states_KBLD, hidden_BLD) if keep_states else None
+
+
+class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
+    """One transformer layer: attention, then the feed-forward block, each on a residual stream."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = ResidualOutput(config, config.intermediate_size)
+
+    def forward(
+        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext
+    ) -> Float[Tensor, "B L D"]:
+        """Return the next layer's input."""
+        hidden_BLD = self.attention(hidden_BLD, context)
+        inner_BLD = self.intermediate(self.output.block_input(hidden_BLD))
+        output_BLD: Tensor = self.output(inner_BLD, hidden_BLD)
+        return output_BLD
+
+
+class Attention(nn.Module):
+    """Self-attention and its residual sum; BERT's `attention`."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = ResidualOutput(config, config.hidden_size)
+
+    def forward(
+        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext
+    ) -> Float[Tensor, "B L D"]:
+        """Return hidden_BLD with what was attended to added."""
+        attended_BLD = self.self(self.output.block_input(hidden_BLD), context)
+        output_BLD: Tensor = self.output(attended_BLD, hidden_BLD)
+        return output_BLD
+
+
+class Intermediate(nn.Module):
+    """First half of the feed-forward block: dense layer and activation."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L _"]:
+        """Return the widened states."""
+        widened_BLX: Tensor = self.activation(self.dense(hidden_BLD))
+        return widened_BLX
+
+
+class ResidualOutput(nn.Module):
+    """End of a block: dense layer, dropout, residual sum and LayerNorm.
+
+    Post-LN normalises the sum. Pre-LN normalises the block's input instead, with the same
+    parameters under the same name, and leaves the sum as it is.
+
+    Args:
+        config: The architecture.
+        input_size: Width of what the block hands in.
+    """
+
+    def __init__(self, config: EncoderConfig, input_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.LayerNorm = _layer_norm(config)
+        self.is_pre_norm = config.norm == "pre"
+
+    def block_input(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """Return what the block is to read: normalised in pre-LN, as it is in post-LN."""
+        input_BLD: Tensor = self.LayerNorm(hidden_BLD) if self.is_pre_norm else hidden_BLD
+        return input_BLD
+
+    def forward(
+        self, inner_BLX: Float[Tensor, "B L _"], hidden_BLD: Float[Tensor, "B L D"]
+    ) -> Float[Tensor, "B L D"]:
+        """Return hidden_BLD with the block's output added."""
+        output_BLD: Tensor = self.dropout(self.dense(inner_BLX)) + hidden_BLD
+        if not self.is_pre_norm:
+            output_BLD = self.LayerNorm(output_BLD)
+        return output_BLD
+
+
+class Pooler(nn.Module):
+    """BERT's summary of a sequence: dense layer and tanh on the first position."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B D"]:
+        """Return one vector a sequence."""
+        pooled_BD: Tensor = self.dense(hidden_BLD[:, 0]).tanh()
+        return pooled_BD
+
+
+def _layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+def _tensor_shapes(model_class: type[Encoder], config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each tensor that a saved encoder holds, without building one."""
+    with torch.device("meta"):
+        state = model_class(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+AutoConfig.register("idbert", EncoderConfig)
+AutoModel.register(EncoderConfig, Encoder)

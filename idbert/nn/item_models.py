@@ -1,0 +1,325 @@
+"""Sequence recommenders: backbone, tied item scores, loss.
+
+Trained for masked items (bidirectional) or for the next item (causal). A model meets its data in a
+batch, whose keys are the names of `forward`'s arguments.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, Integer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils.generic import ModelOutput
+
+from idbert.errors import CheckpointError, ConfigError
+from idbert.nn.backbone import Backbone
+from idbert.nn.config import EncoderConfig, EncoderSettings
+from idbert.nn.encoder import IdbertPreTrainedModel
+from idbert.nn.item_head import ItemHead
+from idbert.nn.losses.catalogue import LossSettings, build_loss
+from idbert.nn.progress_bars import without_progress_bars
+
+IGNORED = -100
+"""The label of a position without a target."""
+
+Batch = dict[str, Tensor]
+"""Tensors by the names of `ItemModel.forward`'s arguments."""
+
+Model = TypeVar("Model", bound="ItemModel")
+
+
+@dataclass
+class ItemModelOutput(ModelOutput):
+    """What `ItemModel.forward` returns: the loss where labels were given, else the scores.
+
+    Attributes:
+        loss: The targets' summed loss over their number.
+        logits: Scores of all vocabulary rows at all positions.
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "B L V"] | None = None
+
+
+class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+    """Base of the item models; use `MaskedItemModel` or `NextItemModel`.
+
+    A score is transform(hidden) . item embedding + item bias. Vectors of users and items carry the
+    bias as one more component, so that their inner product is the score.
+
+    Raises:
+        ConfigError: the config is of the other direction.
+    """
+
+    base_model_prefix = "backbone"
+    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
+
+    objective: ClassVar[Literal["masked", "next"]]
+    """What it is trained for, and how a history becomes a query: a mask behind the newest item, or
+    the newest item itself."""
+
+    is_causal: ClassVar[bool]
+    """Whether a position sees only itself and those before it."""
+
+    config: EncoderConfig
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        if config.is_causal is not self.is_causal:
+            raise ConfigError(
+                f"{type(self).__name__} needs is_causal={self.is_causal}, and the config says "
+                f"is_causal={config.is_causal}. Make models with {type(self).__name__}.build, and "
+                "open saved ones with load_item_model."
+            )
+        self.backbone = Backbone(config)
+        self.head = ItemHead(config)
+        self.loss = build_loss(LossSettings(config.loss, config.loss_chunk_size))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def build(
+        cls: type[Model],
+        settings: EncoderSettings,
+        *,
+        vocab_size: int,
+        num_behaviours: int = 0,
+        loss: LossSettings | None = None,
+    ) -> Model:
+        """Make an untrained model; its weights are drawn from torch's global generator.
+
+        Args:
+            settings: The architecture.
+            vocab_size: V, rows of the vocabulary, special rows included.
+            num_behaviours: Kinds of events (view, buy, ...); 0 where the log has no such column.
+            loss: The loss over the catalogue. Default: the chunked softmax.
+        """
+        config = settings.to_config(
+            vocab_size=vocab_size,
+            is_causal=cls.is_causal,
+            type_vocab_size=max(1, num_behaviours),
+        )
+        loss = loss or LossSettings()
+        config.loss, config.loss_chunk_size = loss.name, loss.chunk_size
+        return cls(config)
+
+    @property
+    def max_length(self) -> int | None:
+        """Most positions of a sequence; None where there is no limit (NEZHA)."""
+        return self.config.max_position_embeddings
+
+    def forward(
+        self,
+        input_ids: Int64[Tensor, "B L"],
+        *,
+        attention_mask: Integer[Tensor, "B L"] | Bool[Tensor, "B L"] | None = None,
+        token_type_ids: Int64[Tensor, "B L"] | None = None,
+        position_ids: Int64[Tensor, "#B L"] | None = None,
+        labels: Int64[Tensor, "B L"] | None = None,
+        weights: Float[Tensor, "B L"] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> ItemModelOutput:
+        """Compute the loss at the positions with a label, or without labels all scores.
+
+        loss = sum of weight * cross-entropy / num_items_in_batch. The weights do not enter the
+        divisor; those of a log are scaled to mean 1.
+
+        Args:
+            input_ids: Vocabulary rows.
+            attention_mask: 1 at real positions, 0 at padding; None: all are real.
+            token_type_ids: Behaviour of each position; None: all 0.
+            position_ids: Positions other than 0, 1, 2, ...
+            labels: The right row, or -100 where there is no target; only positions with a target
+                reach the head.
+            weights: How much each target counts; None: all 1.
+            num_items_in_batch: Targets of the whole batch that this one is a part of, when
+                gradients are accumulated or shared; None: those of this one.
+        """
+        hidden_BLD = self.backbone(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+        )
+        if labels is None:
+            transformed_BLD = self.head.transform(hidden_BLD)
+            logits_BLV = transformed_BLD @ self._embedding_VD.T + self.head.bias
+            return ItemModelOutput(logits=logits_BLV)
+        has_target_BL = labels != IGNORED
+        targets_M = labels[has_target_BL]
+        loss = self.loss(
+            self.head.transform(hidden_BLD[has_target_BL]),
+            self._embedding_VD,
+            self.head.bias,
+            targets_M,
+            None if weights is None else weights[has_target_BL],
+        )
+        divisor = len(targets_M) if num_items_in_batch is None else num_items_in_batch
+        return ItemModelOutput(loss=loss / divisor)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Float32[Tensor, "V _"]:
+        """Return every row's embedding with its bias as one more component, [V, D+1].
+
+        The special rows are there too; their scores mean nothing.
+        """
+        return torch.cat([self._embedding_VD, self.head.bias[:, None]], dim=1).float()
+
+    @torch.no_grad()
+    def encode_users(
+        self, batches: Iterable[tuple[Int64[np.ndarray, "B"], Batch]], num_users: int
+    ) -> Float32[Tensor, "U _"]:
+        """Return one vector a user, [U, D+1]; `user_vectors @ item_vectors().T` are the scores.
+
+        It is the head's vector at the last real position, with a 1 for the bias behind it. Dropout
+        is off meanwhile.
+
+        Args:
+            batches: Pairs of the users' positions in the result and a right-padded batch, as
+                `inputs.batching.history_batches` makes them for this model's `objective`.
+            num_users: U; a user that is in no batch gets zeros.
+        """
+        users_UD = torch.zeros(num_users, self.config.hidden_size + 1, device=self.device)
+        was_training = self.training
+        self.train(False)
+        try:
+            for positions_B, batch in batches:
+                batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+                query_BD = self.head.transform(self._query_states(**batch))
+                rows_B = torch.from_numpy(positions_B).to(self.device)
+                users_UD[rows_B, :-1] = query_BD.float()
+                users_UD[rows_B, -1] = 1
+        finally:
+            self.train(was_training)
+        return users_UD
+
+    def _query_states(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the backbone's states at the last real position of each sequence, [B, D]."""
+        hidden_BLD: Tensor = self.backbone(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+        )
+        last_B = attention_mask.sum(1) - 1
+        return hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
+
+    @property
+    def _embedding_VD(self) -> Tensor:
+        return self.get_input_embeddings().weight
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the item embeddings, which are the output embeddings too."""
+        return self.backbone.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the item embeddings."""
+        self.backbone.encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Grow or shrink the item embeddings as transformers does, and the biases with them.
+
+        Rows that remain keep their place; the bias of new ones is 0.
+
+        Args:
+            new_num_tokens: V, the new number of rows; None: as it is.
+            pad_to_multiple_of: Round V up to a multiple of this.
+            mean_resizing: Draw new rows with mean and covariance of the old ones.
+        """
+        embeddings = super().resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        bias_V = self.head.bias.new_zeros(len(embeddings.weight))
+        kept = min(len(bias_V), len(self.head.bias))
+        bias_V[:kept] = self.head.bias.detach()[:kept]
+        self.head.bias = nn.Parameter(bias_V)
+        return embeddings
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ItemHead):
+            init.zeros_(module.bias)
+
+
+class MaskedItemModel(ItemModel):  # type: ignore[no-untyped-call]
+    """Restores masked items from both sides of a history.
+
+    Source: Sun et al. 2019, "BERT4Rec: Sequential Recommendation with Bidirectional Encoder
+    Representations from Transformer".
+    """
+
+    objective = "masked"
+    is_causal = False
+
+
+class NextItemModel(ItemModel):  # type: ignore[no-untyped-call]
+    """Predicts the next item at every position, from the items before it.
+
+    Source: Kang and McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec), with a
+    softmax over the whole catalogue as its loss.
+    """
+
+    objective = "next"
+    is_causal = True
+
+
+ITEM_MODELS: dict[str, type[ItemModel]] = {
+    model.__name__: model for model in (MaskedItemModel, NextItemModel)
+}
+
+
+def load_item_model(folder: str | Path) -> ItemModel:
+    """Open a folder that `save_pretrained` wrote, as the class that wrote it, in eval mode.
+
+    Raises:
+        CheckpointError: the folder is missing, holds another kind of model, or its weights are
+            not all there.
+    """
+    folder = Path(folder)
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError(
+            f"{folder} holds no config.json. Give the folder of a model, such as RUN/model."
+        )
+    try:
+        architectures = json.loads(config_file.read_text(encoding="utf-8")).get("architectures")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{config_file} is not the config of a model: {error}.") from error
+    name = architectures[0] if architectures else None
+    if name not in ITEM_MODELS:
+        raise CheckpointError(
+            f"{folder} holds a model of class {name}, not one of {', '.join(ITEM_MODELS)}. "
+            "Encoders are opened with Encoder.from_pretrained."
+        )
+    try:
+        with without_progress_bars():
+            opened: Any = ITEM_MODELS[name].from_pretrained(folder, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"The weights in {folder} cannot be read: {error}") from error
+    model: ItemModel = opened[0]
+    wrong = sorted(opened[1]["missing_keys"]) + sorted(opened[1]["unexpected_keys"])
+    if wrong:
+        raise CheckpointError(
+            f"The weights in {folder} do not fit its config.json: {len(wrong)} are missing or too "
+            f"many, such as {', '.join(wrong[:5])}. Copy the folder again."
+        )
+    return model

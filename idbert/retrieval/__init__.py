@@ -1,0 +1,1 @@
+"""Vectors, the FAISS index, and recommendations."""

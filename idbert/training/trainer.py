@@ -1,0 +1,99 @@
+"""Model, data and settings put together: `build_trainer` is where training begins."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from idbert.errors import ConfigError
+from idbert.inputs.batch_plan import BatchPlan, BatchSettings
+from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData, train_loader
+from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.sequences import Sequences
+from idbert.nn.item_models import ItemModel
+from idbert.training.arguments import TrainingSettings
+from idbert.training.item_trainer import ItemTrainer
+from idbert.training.validation import Validation
+
+
+def build_trainer(
+    model: ItemModel,
+    sequences: Sequences,
+    masking: MaskingSettings | None,
+    batches: BatchSettings,
+    settings: TrainingSettings,
+    *,
+    output_dir: str | Path,
+    validation: Validation | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> ItemTrainer:
+    """Put model, data and settings together; `train_or_resume` of the result trains.
+
+    Torch's seed is set to `settings.seed` here; the model's weights have been drawn before.
+
+    Args:
+        model: A masked-item or a next-item model; moved to the device.
+        sequences: Of the training part.
+        masking: How items are hidden; None for a next-item model.
+        batches: How sequences are put together.
+        settings: Optimizer, schedule, evaluations, checkpoints.
+        output_dir: The folder of the checkpoints.
+        validation: Histories and their next items; None: no evaluation, the last weights are kept.
+        callbacks: Your own, of transformers' kind.
+
+    Raises:
+        ConfigError: masking does not fit the model, or patience has nothing to watch.
+    """
+    if settings.patience is not None and validation is None:
+        raise ConfigError(
+            f"patience={settings.patience} cannot act without a validation part. Give one, or "
+            "leave patience out."
+        )
+    data = training_data(model, sequences, masking, batches, settings.seed)
+    rank, world_size = _place_among_processes()
+    plan = BatchPlan(
+        data.input_lengths, batches, seed=settings.seed, rank=rank, world_size=world_size
+    )
+    loader = train_loader(data, plan, settings.num_workers)
+    return ItemTrainer(
+        model,
+        loader,
+        batches,
+        settings,
+        output_dir=Path(output_dir),
+        validation=validation,
+        callbacks=callbacks,
+    )
+
+
+def training_data(
+    model: ItemModel,
+    sequences: Sequences,
+    masking: MaskingSettings | None,
+    batches: BatchSettings,
+    seed: int,
+) -> ItemData:
+    """Return the data set of the model's objective.
+
+    Raises:
+        ConfigError: masking is given to a next-item model, or lacks for a masked-item model.
+    """
+    if model.objective == "masked":
+        if masking is None:
+            raise ConfigError("A masked-item model needs masking settings.")
+        return MaskedItemData(
+            sequences,
+            masking,
+            vocab_size=model.config.vocab_size,
+            seed=seed,
+            position_origin=batches.position_origin,
+        )
+    if masking is not None:
+        raise ConfigError("Masking cannot act on a next-item model. Leave it out.")
+    return NextItemData(sequences, position_origin=batches.position_origin)
+
+
+def _place_among_processes() -> tuple[int, int]:
+    """Return rank and number of processes, as torchrun sets them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

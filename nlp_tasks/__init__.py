@@ -1,0 +1,1 @@
+"""Language tasks on the shared encoder."""

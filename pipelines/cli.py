@@ -1,0 +1,113 @@
+"""What every command shares: settings from YAML and the command line, logging, exit codes."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from idbert.errors import ConfigError, IdbertError, suggestion
+
+Config = TypeVar("Config")
+
+USAGE_ERROR, FAILURE, INTERRUPTED, UNFINISHED = 2, 1, 130, 143
+
+logger = logging.getLogger("idbert")
+
+
+def run_command(main: Callable[[Config], None], config_class: type[Config]) -> NoReturn:
+    """Parse the settings, run `main`, and turn every foreseen failure into one clear message.
+
+    Exit status: 0 done, 1 a failure that the message explains, 2 a setting is wrong, 130
+    interrupted, 143 stopped by SIGTERM with a checkpoint to resume from.
+
+    Args:
+        main: The command's body; its docstring is the help text.
+        config_class: A frozen dataclass of settings.
+    """
+    _log_to_stderr()
+    try:
+        main(parse_settings(config_class, main, sys.argv[1:]))
+    except Unfinished as stopped:
+        sys.exit(_say(str(stopped), UNFINISHED))
+    except ConfigError as error:
+        sys.exit(_say(f"ConfigError: {error}", USAGE_ERROR))
+    except IdbertError as error:
+        sys.exit(_say(f"{type(error).__name__}: {error}", FAILURE))
+    except KeyboardInterrupt:
+        sys.exit(
+            _say("Interrupted. The same command resumes from the last checkpoint.", INTERRUPTED)
+        )
+    sys.exit(0)
+
+
+class Unfinished(Exception):
+    """Training was asked to stop before its end; what is needed to resume has been saved."""
+
+
+def parse_settings(
+    config_class: type[Config], main: Callable[..., Any], arguments: list[str]
+) -> Config:
+    """Build the settings of a command from `--config FILE` and overrides, later ones winning.
+
+    Raises:
+        ConfigError: An option is unknown, has the wrong type, or is out of range.
+    """
+    parser = build_parser(config_class, main)
+    try:
+        parsed = parser.parse_args(arguments)
+        values: Namespace = parser.instantiate(parsed)
+    except ArgumentError as error:
+        raise ConfigError(_explain(str(error), parser)) from None
+    names = {field.name for field in fields(config_class)}  # type: ignore[arg-type]
+    return config_class(**{name: values[name] for name in names})
+
+
+def build_parser(config_class: type, main: Callable[..., Any]) -> ArgumentParser:
+    """Return the parser whose options are the fields of `config_class`, nested ones with a dot."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    command = sys.modules[main.__module__].__spec__
+    parser = ArgumentParser(
+        prog=f"python -m {command.name if command else main.__module__}",
+        description=main.__doc__,
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file of the settings below.")
+    parser.add_class_arguments(config_class, None)
+    return parser
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Log how long a stage of the corridor took."""
+    start = time.monotonic()
+    yield
+    logger.info("%s: %.1f s", name, time.monotonic() - start)
+
+
+def _explain(message: str, parser: ArgumentParser) -> str:
+    """Add the nearest option to jsonargparse's message about an unknown one."""
+    unknown = message.partition("nrecognized arguments: --")[2].split("=")[0].split(" ")[0]
+    known = [action.dest for action in parser._actions]
+    hint = suggestion(unknown, known) if unknown else ""
+    return f"{' '.join(message.split())}.{hint} `{parser.prog} --help` lists all settings."
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    logger.setLevel(logging.INFO)
+
+
+def _say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

@@ -1,0 +1,91 @@
+"""python -m pipelines.rec_finetune: a model of the next item, from a pretrained run or from nothing."""
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+
+from idbert.errors import ConfigError
+from idbert.inputs.sequences import build_sequences
+from idbert.inputs.splits import split
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.nn.config import EncoderSettings
+from idbert.nn.item_models import ItemModel, NextItemModel, load_item_model
+from idbert.nn.losses.catalogue import LossSettings
+from idbert.run_dir import RunDir
+from idbert.training.trainer import build_trainer
+from pipelines.cli import run_command, stage
+from pipelines.corridor import CorridorSettings, as_dict, finish_run, read_log, validation_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecFinetuneSettings(CorridorSettings):
+    """Next-item training."""
+
+    run: str = "runs/rec_finetune"
+    """The run's folder: made if absent, resumed if unfinished."""
+    pretrained: str | None = None
+    """The run of rec_pretrain whose backbone is the start; null: start from nothing."""
+    model: EncoderSettings = field(default_factory=EncoderSettings)
+    """The encoder and its fusion; of the pretrained run's shape, where there is one"""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """The loss over the catalogue"""
+
+
+def main(config: RecFinetuneSettings) -> None:
+    """Train an encoder of item ids for the next item (SASRec with a full softmax).
+
+    Starts from the weights of a run of rec_pretrain, or from nothing. The run's folder receives the
+    vocabulary, the weights, the training curve, validation figures against the baselines, and
+    report.html. Give both stages the same --data, --split and --model settings.
+    """
+    run = RunDir.create(config.run, "rec_finetune", as_dict(config))
+    with stage("read and split the log"):
+        interactions = read_log(config.data)
+        parts = split(interactions, config.split)
+    vocabulary = Vocabulary.from_interactions(interactions, parts.train)
+    sequences = build_sequences(parts.train, vocabulary, config.sequences)
+    torch.manual_seed(config.training.seed)
+    model = NextItemModel.build(
+        config.model,
+        vocab_size=len(vocabulary),
+        num_behaviours=len(vocabulary.behaviours),
+        loss=config.loss,
+    )
+    if config.pretrained is not None:
+        model.start_from(open_pretrained(config.pretrained, vocabulary))
+    trainer = build_trainer(
+        model,
+        sequences,
+        None,
+        config.batches,
+        config.training,
+        output_dir=run.checkpoints,
+        validation=validation_of(parts, vocabulary),
+    )
+    trainer.train_or_resume()
+    finish_run(run, model, vocabulary, trainer)
+
+
+def open_pretrained(folder: str, vocabulary: Vocabulary) -> ItemModel:
+    """Open the model of a pretrained run, whose rows must mean the same items.
+
+    Raises:
+        CheckpointError: the folder is no finished run of rec_pretrain.
+        ConfigError: it was trained on another catalogue.
+    """
+    pretrained = RunDir.open(folder, ["rec_pretrain"])
+    theirs = Vocabulary.load(pretrained.path)
+    if theirs.fingerprint() != vocabulary.fingerprint():
+        raise ConfigError(
+            f"{folder} was pretrained on another catalogue: {theirs.num_items:,} items there, "
+            f"{vocabulary.num_items:,} here, or in another order. Use the same --data and --split "
+            "settings for both, or pretrain on this log first."
+        )
+    return load_item_model(pretrained.model)
+
+
+if __name__ == "__main__":
+    run_command(main, RecFinetuneSettings)

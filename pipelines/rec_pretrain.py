@@ -1,0 +1,73 @@
+"""python -m pipelines.rec_pretrain: an encoder of item ids, pretrained by masked-item modelling."""
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+
+from idbert.evaluation.report import Stage
+from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.sequences import build_sequences
+from idbert.inputs.splits import split
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.nn.config import EncoderSettings
+from idbert.nn.item_models import MaskedItemModel
+from idbert.nn.losses.catalogue import LossSettings
+from idbert.run_dir import RunDir
+from idbert.training.trainer import build_trainer
+from pipelines.cli import run_command, stage
+from pipelines.corridor import CorridorSettings, as_dict, finish_run, read_log, validation_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecPretrainSettings(CorridorSettings):
+    """Masked-item pretraining."""
+
+    run: str = "runs/rec_pretrain"
+    """The run's folder: made if absent, resumed if unfinished."""
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    """Which items are masked"""
+    model: EncoderSettings = field(default_factory=EncoderSettings)
+    """The encoder, its fusion and its head"""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """The loss over the catalogue"""
+
+
+def main(config: RecPretrainSettings) -> None:
+    """Pretrain an encoder of item ids by masked-item modelling (BERT4Rec).
+
+    Reads a log of user, item and time; holds out each user's last two events; masks items of the
+    rest and learns to name them. The run's folder receives the vocabulary, the weights, the
+    training curve, validation figures against the baselines, and report.html. Without arguments it
+    runs on MovieLens-100K.
+    """
+    run = RunDir.create(config.run, "rec_pretrain", as_dict(config))
+    with stage("read and split the log"):
+        interactions = read_log(config.data)
+        parts = split(interactions, config.split)
+    vocabulary = Vocabulary.from_interactions(interactions, parts.train)
+    sequences = build_sequences(parts.train, vocabulary, config.sequences)
+    torch.manual_seed(config.training.seed)
+    model = MaskedItemModel.build(
+        config.model,
+        vocab_size=len(vocabulary),
+        num_behaviours=len(vocabulary.behaviours),
+        loss=config.loss,
+    )
+    trainer = build_trainer(
+        model,
+        sequences,
+        config.masking,
+        config.batches,
+        config.training,
+        output_dir=run.checkpoints,
+        validation=validation_of(parts, vocabulary),
+    )
+    trainer.train_or_resume()
+    finish_run(run, model, vocabulary, trainer)
+
+
+if __name__ == "__main__":
+    run_command(main, RecPretrainSettings)

@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from idbert.errors import ConfigError, DataError
+from idbert.evaluation.evaluate import comparison_table, comparison_text, evaluate, label
+
+USERS, VOCAB_SIZE = 50, 34
+COUNTS = np.arange(VOCAB_SIZE)
+
+
+def small_evaluation(seed=0, help_target=0.0, targets_seed=9, **settings):
+    """Random scores, with the target's raised by `help_target`."""
+    rng = np.random.default_rng(targets_seed)
+    targets = rng.integers(4, VOCAB_SIZE, USERS)
+    histories = (
+        rng.integers(4, VOCAB_SIZE, USERS * 3).astype(np.int32),
+        np.arange(USERS + 1) * 3,
+    )
+    scores = torch.rand(USERS, VOCAB_SIZE, generator=torch.Generator().manual_seed(seed))
+    scores[torch.arange(USERS), torch.from_numpy(targets)] += help_target
+    settings = {"split": "leave-last-out, test", "resamples": 200, **settings}
+    return evaluate(
+        lambda positions: scores[torch.from_numpy(positions)],
+        targets,
+        histories,
+        counts_V=COUNTS,
+        **settings,
+    )
+
+
+def test_a_model_that_knows_the_target_is_perfect():
+    evaluation = small_evaluation(help_target=2.0)
+    assert evaluation.metrics["ndcg@1"] == evaluation.metrics["recall@20"] == 1.0
+    assert evaluation.intervals["ndcg@10"] == (1.0, 1.0)
+    assert (evaluation.ranks_U == 1).all()
+
+
+def test_every_metric_lies_within_its_interval():
+    evaluation = small_evaluation()
+    assert set(evaluation.metrics) == {*evaluation.intervals, "coverage@10"}
+    for name, (low, high) in evaluation.intervals.items():
+        assert low <= evaluation.metrics[name] <= high
+
+
+def test_the_protocol_says_what_was_done():
+    filtered, open_ = small_evaluation(), small_evaluation(filter_seen=False)
+    words = str(filtered.protocol)
+    assert words.startswith("leave-last-out, test; 50 users, full ranking of 30 items; seen items")
+    assert f"filtered ({filtered.protocol.seen_targets} targets among them stay)" in words
+    assert "ties get their mean rank" in words and "200 samples, seed 0" in words
+    assert "seen items not filtered;" in str(open_.protocol)
+    assert filtered.protocol.seen_targets > 0
+
+
+def test_every_setting_acts():
+    base = small_evaluation()
+    assert small_evaluation(filter_seen=False).metrics != base.metrics
+    assert "ndcg@3" in small_evaluation(ks=(3,)).metrics
+    assert small_evaluation(resamples=20).intervals != base.intervals
+    assert small_evaluation(seed=0, split="x").protocol.split == "x"
+    assert small_evaluation(memory_mib=1).metrics == base.metrics
+
+
+def test_a_better_model_is_better_by_the_difference_of_the_metrics():
+    better, worse = small_evaluation(help_target=0.5), small_evaluation()
+    compared = better.compare(worse)["ndcg@10"]
+    assert compared.difference == pytest.approx(
+        better.metrics["ndcg@10"] - worse.metrics["ndcg@10"]
+    )
+    assert 0 < compared.low < compared.difference < compared.high
+
+
+def test_the_table_holds_values_intervals_and_differences_to_the_first():
+    evaluations = {"model": small_evaluation(help_target=0.5), "chance": small_evaluation()}
+    table = comparison_table(evaluations)
+    assert list(table.index) == ["model", "chance"]
+    assert table.loc["model", ("ndcg@10", "difference")] == 0
+    assert table.loc["chance", ("ndcg@10", "difference")] < 0
+    assert (
+        table.loc["chance", ("recall@10", "low")]
+        == evaluations["chance"].intervals["recall@10"].low
+    )
+
+
+def test_the_text_is_a_protocol_line_and_a_markdown_table():
+    evaluations = {"a|b": small_evaluation(help_target=0.5), "chance": small_evaluation()}
+    protocol, blank, header, rule, *rows = comparison_text(evaluations).splitlines()
+    assert protocol == str(evaluations["a|b"].protocol) and blank == ""
+    assert "NDCG@10" in header and "Recall@10 minus a\\|b" in header
+    assert set(rule) == {"|", "-", " "}
+    assert len(rows) == 2 and len({len(line) for line in [header, rule, *rows]}) == 1
+    assert f"{evaluations['chance'].metrics['ndcg@10']:.4f} [" in rows[1]
+
+
+def test_the_json_is_plain_and_holds_protocol_metrics_and_intervals():
+    evaluation = small_evaluation()
+    read = json.loads(json.dumps(evaluation.to_json()))
+    assert read["metrics"]["ndcg@10"] == evaluation.metrics["ndcg@10"]
+    assert read["intervals"]["ndcg@10"] == list(evaluation.intervals["ndcg@10"])
+    assert read["protocol"]["filter_seen"] is True and read["protocol"]["users"] == USERS
+
+
+@pytest.mark.parametrize("other", [{"filter_seen": False}, {"targets_seed": 10}])
+def test_evaluations_of_different_protocols_are_not_compared(other):
+    with pytest.raises(DataError, match="cannot be compared: they differ in protocol"):
+        small_evaluation().compare(small_evaluation(**other))
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("ndgc@10", "Did you mean 'ndcg@10'"), ("coverage@10", "no interval of 'coverage@10'")],
+)
+def test_a_metric_without_interval_is_refused(metric, words):
+    with pytest.raises(ConfigError, match=words):
+        comparison_table({"model": small_evaluation()}, metrics=(metric,))
+
+
+def test_labels_are_written_as_people_write_them():
+    assert [label(name) for name in ("ndcg@10", "mrr@5", "recall@1")] == [
+        "NDCG@10",
+        "MRR@5",
+        "Recall@1",
+    ]

@@ -1,0 +1,57 @@
+import ir_measures
+import numpy as np
+import pytest
+from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+
+from idbert.evaluation.metrics import coverage, metrics_at, novelty, per_user_metrics
+
+
+def test_metrics_of_ranks_equal_those_of_ir_measures():
+    rng = np.random.default_rng(0)
+    users, items = 60, 40
+    scores = rng.permuted(np.tile(np.arange(items), (users, 1)), axis=1)
+    targets = rng.integers(0, items, users)
+    ranks = 1.0 + (scores > scores[np.arange(users), targets][:, None]).sum(1)
+    qrels = [Qrel(str(user), str(target), 1) for user, target in enumerate(targets)]
+    run = [
+        ScoredDoc(str(user), str(item), float(scores[user, item]))
+        for user in range(users)
+        for item in range(items)
+    ]
+    names = {f"{m}@{k}": o @ k for m, o in (("ndcg", nDCG), ("recall", R), ("mrr", RR))
+             for k in (1, 5, 10, 20)}  # fmt: skip
+    oracle = ir_measures.calc_aggregate(list(names.values()), qrels, run)
+    ours = metrics_at(ranks)
+    assert set(ours) == set(names)
+    for name, measure in names.items():
+        assert ours[name] == pytest.approx(oracle[measure], abs=1e-9), name
+
+
+def test_the_means_are_those_of_the_users():
+    ranks = np.array([1.0, 3.0, 11.0])
+    per_user = per_user_metrics(ranks, ks=(10,))
+    np.testing.assert_allclose(per_user["ndcg@10"], [1, 0.5, 0])
+    np.testing.assert_allclose(per_user["recall@10"], [1, 1, 0])
+    np.testing.assert_allclose(per_user["mrr@10"], [1, 1 / 3, 0])
+    assert metrics_at(ranks, ks=(10,))["ndcg@10"] == pytest.approx(0.5)
+
+
+def test_a_tied_rank_behind_the_cutoff_is_a_miss():
+    assert per_user_metrics(np.array([10.5]), ks=(10,))["recall@10"].tolist() == [0.0]
+
+
+def test_coverage_is_the_share_of_items_in_any_list():
+    top = np.array([[4, 5, 6], [4, 5, -1]])
+    assert coverage(top, num_items=12) == 0.25
+
+
+def test_novelty_is_the_mean_information_of_the_list():
+    counts = np.array([0, 0, 0, 0, 15, 7, 0, 6])  # with one added: 16 + 8 + 1 + 7 = 32
+    top = np.array([[4, 5], [6, -1], [-1, -1]])
+    np.testing.assert_allclose(novelty(top, counts), [(1 + 2) / 2, 5.0, 0.0])
+
+
+def test_popular_items_are_less_novel_than_rare_ones():
+    counts = np.array([0, 0, 0, 0, 100, 1])
+    popular, rare = novelty(np.array([[4], [5]]), counts)
+    assert popular < rare

@@ -1,0 +1,165 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from idbert.errors import ConfigError
+from idbert.inputs.batch_plan import BatchPlan, BatchSettings
+
+SETTINGS = BatchSettings(token_budget=1600)
+
+
+def movie_lengths(num_users: int = 2000, longest: int = 200, seed: int = 0) -> np.ndarray:
+    """Lengths as in MovieLens-1M: 16 and more, median about 95, a quarter cut off at 200."""
+    rng = np.random.default_rng(seed)
+    return np.clip(rng.lognormal(np.log(95), 1.0, num_users), 16, longest).astype(np.int64)
+
+
+def sequences_of(plan: BatchPlan) -> list[list[int]]:
+    return [batch.sequences.tolist() for batch in plan]
+
+
+def slots_of(plan: BatchPlan, lengths: np.ndarray) -> np.ndarray:
+    return np.array([len(batch.sequences) * lengths[batch.sequences].max() for batch in plan])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_sequence_comes_once_an_epoch_over_all_ranks(world_size: int, seed: int):
+    lengths = movie_lengths(seed=seed)
+    seen: list[int] = []
+    for rank in range(world_size):
+        plan = BatchPlan(lengths, SETTINGS, seed=seed, rank=rank, world_size=world_size)
+        for batch in plan:
+            seen += batch.sequences.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_empty_sequences_are_left_out():
+    lengths = np.array([3, 0, 5, 0, 4])
+    planned = sequences_of(BatchPlan(lengths, SETTINGS, seed=0))
+    assert sorted(sum(planned, [])) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_all_ranks_and_epochs_have_the_same_number_of_batches(world_size: int):
+    counts = set()
+    for rank in range(world_size):
+        plan = BatchPlan(movie_lengths(), SETTINGS, seed=0, rank=rank, world_size=world_size)
+        for epoch in range(4):
+            plan.set_epoch(epoch)
+            counts |= {len(plan), len(list(plan))}
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize("token_budget", [200, 333, 1600, 12800])
+def test_no_batch_exceeds_the_budget(token_budget: int):
+    lengths = movie_lengths()
+    plan = BatchPlan(lengths, BatchSettings(token_budget=token_budget), seed=0)
+    assert slots_of(plan, lengths).max() <= token_budget
+
+
+@pytest.mark.parametrize("longest", [200, 5000])
+@pytest.mark.parametrize("max_padding", [0.0, 0.02, 0.08, 0.3])
+def test_padding_stays_within_its_share(longest: int, max_padding: float):
+    lengths = movie_lengths(longest=longest)
+    settings = BatchSettings(token_budget=12800, max_padding=max_padding)
+    plan = BatchPlan(lengths, settings, seed=0)
+    padding = 1 - lengths.sum() / slots_of(plan, lengths).sum()
+    assert padding <= plan.padding <= max_padding
+
+
+def test_the_default_pads_a_tenth_at_most_and_wastes_few_batches_on_it():
+    lengths = movie_lengths(6000)
+    plan = BatchPlan(lengths, BatchSettings(), seed=0)
+    assert 1 - lengths.sum() / slots_of(plan, lengths).sum() <= 0.1
+    assert len(plan) <= 1.25 * lengths.sum() / 12800
+
+
+def test_a_small_data_set_gets_few_batches():
+    lengths = np.random.default_rng(0).integers(6, 11, 64)
+    assert len(BatchPlan(lengths, BatchSettings(), seed=0)) <= 3
+    assert len(BatchPlan(movie_lengths(900), BatchSettings(), seed=0)) <= 15
+
+
+def test_sequences_of_one_length_come_in_full_batches():
+    plan = BatchPlan(np.full(64, 10), BatchSettings(token_budget=160), seed=0)
+    assert [len(batch) for batch in sequences_of(plan)] == [16] * 4
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        plan = BatchPlan(movie_lengths(), SETTINGS, seed=seed)
+        plan.set_epoch(epoch)
+        return sequences_of(plan)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+def test_an_epoch_does_not_depend_on_the_epochs_before():
+    fresh = BatchPlan(movie_lengths(), SETTINGS, seed=0)
+    fresh.set_epoch(5)
+    used = BatchPlan(movie_lengths(), SETTINGS, seed=0)
+    for epoch in range(6):
+        used.set_epoch(epoch)
+        planned = sequences_of(used)
+    assert planned == sequences_of(fresh)
+
+
+def test_batches_come_with_their_epoch():
+    plan = BatchPlan(movie_lengths(), SETTINGS, seed=0)
+    plan.set_epoch(9)
+    assert {batch.epoch for batch in plan} == {9}
+
+
+def test_long_and_short_batches_are_mixed():
+    lengths = movie_lengths()
+    plan = BatchPlan(lengths, SETTINGS, seed=0)
+    longest = np.array([lengths[batch.sequences].max() for batch in plan])
+    half = len(longest) // 2
+    assert longest[:half].mean() == pytest.approx(longest[half:].mean(), rel=0.2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("token_budget", 3200), ("max_padding", 0.02)])
+def test_every_setting_of_the_plan_acts(name: str, value: float):
+    usual = BatchPlan(movie_lengths(), SETTINGS, seed=0)
+    other = BatchPlan(movie_lengths(), replace(SETTINGS, **{name: value}), seed=0)
+    assert sequences_of(usual) != sequences_of(other)
+
+
+def test_a_sequence_above_the_budget_is_refused():
+    with pytest.raises(ConfigError, match="longest sequence needs 201 positions, .* is 200. Raise"):
+        BatchPlan(np.array([5, 201]), BatchSettings(token_budget=200), seed=0)
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0]])
+def test_data_with_nothing_to_train_on_is_refused(lengths: list[int]):
+    with pytest.raises(ConfigError, match=f"none of the {len(lengths)} sequences is long enough"):
+        BatchPlan(np.array(lengths, np.int64), BatchSettings(), seed=0)
+
+
+def test_more_processes_than_sequences_are_refused():
+    with pytest.raises(ConfigError, match="cannot be shared evenly among 4 processes"):
+        BatchPlan(np.array([5, 5, 5]), BatchSettings(), seed=0, world_size=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"token_budget": 0}, "token_budget is 0; it must be at least 1"),
+        ({"max_padding": 1.0}, "max_padding is 1.0; it must be from 0 to below 1"),
+        ({"max_padding": -0.1}, "max_padding is -0.1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, words: str):
+    with pytest.raises(ConfigError, match=words):
+        BatchSettings(**settings)
+
+
+def test_an_unknown_position_origin_is_refused_with_the_nearest_name():
+    settings = object.__new__(BatchSettings)  # past the type checks, which only tests have
+    object.__setattr__(settings, "position_origin", "newst")
+    with pytest.raises(ConfigError, match="'newst'; it must be .* Did you mean 'newest'"):
+        settings.__post_init__()

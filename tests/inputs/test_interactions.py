@@ -1,0 +1,558 @@
+"""Reading a behaviour log: ids and order survive, and what cannot be read is named."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from idbert.errors import ConfigError, DataError
+from idbert.inputs.interactions import InteractionSettings, read_interactions
+from idbert.tables import Interactions
+
+NOON = 1_700_000_000
+STRANGE_IDS = ["a,b", 'say "hi"', "two\nlines", "红楼梦", " spaced ", "007", "O'Hara", "null-ish"]
+
+
+def frame_of(**columns: object) -> pd.DataFrame:
+    """A log with the given columns; the others are filled in."""
+    length = len(next(iter(columns.values())))
+    filled = {"user_id": ["u"] * length, "item_id": ["i"] * length, "timestamp": range(length)}
+    return pd.DataFrame(filled | columns)
+
+
+def write(folder: Path, text: str | bytes, name: str = "log.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def items(interactions: Interactions) -> list[object]:
+    return interactions.column("item_id").to_pylist()
+
+
+def times(interactions: Interactions) -> list[int]:
+    return interactions.column("timestamp").to_pylist()
+
+
+# ids ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "inter", "parquet", "frame", "table"])
+def test_strange_ids_come_back_exactly_as_given(ending: str, tmp_path: Path):
+    frame = frame_of(item_id=STRANGE_IDS)
+    path = tmp_path / f"log.{ending}"
+    source = {"frame": frame, "table": pa.Table.from_pandas(frame)}.get(ending, path)
+    if ending == "parquet":
+        frame.to_parquet(path)
+    elif isinstance(source, Path):
+        frame.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
+    log = read_interactions(source)
+    assert items(log) == STRANGE_IDS
+    assert log.table.schema.field("item_id").type == pa.string()
+    assert times(log) == list(range(len(STRANGE_IDS)))
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 2**63 - 1, 0])
+def test_large_integers_are_exact_in_every_format(number: int, tmp_path: Path):
+    frame = frame_of(item_id=[number, 5])
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    frame.to_parquet(tmp_path / "log.parquet")
+    for source in (frame, tmp_path / "log.csv", tmp_path / "log.parquet"):
+        log = read_interactions(source)
+        assert items(log) == [number, 5]
+        assert log.table.schema.field("item_id").type == pa.int64()
+
+
+@pytest.mark.parametrize("odd", ["007", "+7", "7.0", "1e3", " 7", "-0", str(2**63), "1_000"])
+def test_a_column_of_a_text_file_is_text_if_one_id_is_no_canonical_integer(
+    odd: str, tmp_path: Path
+):
+    path = write(tmp_path, f"user_id,item_id,timestamp\n1,7,0\n1,{odd},1\n")
+    log = read_interactions(path)
+    assert items(log) == ["7", odd]
+    assert log.column("user_id").to_pylist() == [1, 1]
+
+
+def test_text_in_a_typed_source_stays_text():
+    assert items(read_interactions(frame_of(item_id=["1", "2"]))) == ["1", "2"]
+
+
+def test_the_type_of_ids_can_be_chosen(tmp_path: Path):
+    path = write(tmp_path, "user_id,item_id,timestamp\n1,7,0\n1,8,1\n")
+    assert items(read_interactions(path, InteractionSettings(id_type="string"))) == ["7", "8"]
+    as_integer = InteractionSettings(id_type="integer")
+    frame = frame_of(user_id=["1", "1"], item_id=["7", "8"])
+    assert items(read_interactions(frame, as_integer)) == [7, 8]
+    with pytest.raises(DataError, match=r"row 2: column 'item_id' holds '08', not an integer"):
+        read_interactions(frame_of(user_id=["1", "1"], item_id=["7", "08"]), as_integer)
+
+
+def test_1_beside_text_1_is_refused_and_not_merged():
+    with pytest.raises(DataError, match=r"mixes types: 1 \(int, row 1\) and '1' \(str, row 3\)"):
+        read_interactions(frame_of(item_id=[1, 2, "1"]))
+    mixed = pd.Series([1, "1", 1]).astype("category")
+    with pytest.raises(DataError, match="mixes types: 1 .* and '1'"):
+        read_interactions(frame_of(item_id=mixed))
+
+
+def test_categories_and_object_columns_are_read():
+    assert items(read_interactions(frame_of(item_id=pd.Categorical(["b", "a"])))) == ["b", "a"]
+    assert items(read_interactions(frame_of(item_id=pd.Categorical([4, 2])))) == [4, 2]
+    assert items(read_interactions(frame_of(item_id=pd.Series([4, 2], dtype=object)))) == [4, 2]
+
+
+def test_whole_decimals_of_a_database_are_integers():
+    table = pa.table({"user_id": ["u"], "timestamp": [1]})
+    decimal = pa.array([2**53 + 1], pa.int64()).cast(pa.decimal128(38, 0))
+    assert items(read_interactions(table.append_column("item_id", decimal))) == [2**53 + 1]
+
+
+def test_float_ids_are_refused_and_the_missing_one_named():
+    with pytest.raises(DataError, match=r"row 2: .*'item_id' holds no value.*became floating"):
+        read_interactions(frame_of(item_id=[1, None, 3]))
+    with pytest.raises(DataError, match="holds floating-point numbers, which cannot be ids"):
+        read_interactions(frame_of(item_id=[1.0, 2.0]))
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_missing_ids_are_counted_and_the_first_five_shown(column: str, tmp_path: Path):
+    ids = ["a", None, "b", "", "", None, "", "", "c"]
+    frame = frame_of(**{column: pd.Series(ids, dtype=object)})
+    for source in (frame, tmp_path / "log.parquet", tmp_path / "log.csv"):
+        if isinstance(source, Path):
+            frame.to_csv(source, index=False) if source.suffix == ".csv" else frame.to_parquet(
+                source
+            )
+        with pytest.raises(DataError) as refusal:
+            read_interactions(source)
+        message = str(refusal.value)
+        assert f"row 2: column '{column}' holds no value, which is no id" in message
+        assert "6 rows are like this, the first 5" in message
+        assert "row 7" in message and "row 8" not in message
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "null", "NULL", "None", '""'])
+def test_words_for_a_missing_value_are_no_ids_in_a_text_file(word: str, tmp_path: Path):
+    path = write(tmp_path, f"user_id,item_id,timestamp\nu,a,1\nu,{word},2\n")
+    with pytest.raises(DataError, match="log.csv, row 2: column 'item_id' holds no value"):
+        read_interactions(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "held"),
+    [([True, False], "bool"), ([b"a", b"b"], "binary"), ([[1], [2]], "list")],
+)
+def test_ids_of_an_unusable_type_are_refused(values: list[object], held: str):
+    with pytest.raises(DataError, match=f"column 'item_id' is of type {held}"):
+        read_interactions(frame_of(item_id=pd.Series(values)))
+
+
+def test_dates_as_ids_are_refused():
+    with pytest.raises(DataError, match="holds times, which cannot be ids"):
+        read_interactions(frame_of(item_id=pd.to_datetime(["2024-01-01"])))
+
+
+def test_unsigned_numbers_beyond_64_bits_are_refused():
+    with pytest.raises(DataError, match="does not fit into 64 bits"):
+        read_interactions(frame_of(item_id=np.array([2**63], dtype=np.uint64)))
+
+
+# columns --------------------------------------------------------------------------------------
+
+
+def test_typed_headers_of_atomic_files_match_plain_names(tmp_path: Path):
+    text = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t3\t881250949\n"
+    log = read_interactions(write(tmp_path, text, "ml.inter"))
+    assert items(log) == [2]
+    assert times(log) == [881_250_949_000_000]
+
+
+def test_columns_are_read_by_their_given_names():
+    frame = pd.DataFrame({"who": [1], "what": [2], "when": [3], "how": ["buy"], "much": [0.5]})
+    settings = InteractionSettings("who", "what", "when", "how", "much")
+    log = read_interactions(frame, settings)
+    assert log.table.to_pylist() == [
+        {"user_id": 1, "item_id": 2, "timestamp": 3, "behaviour": "buy", "weight": 0.5}
+    ]
+    assert log.table.schema.field("weight").type == pa.float32()
+
+
+@pytest.mark.parametrize("near", ["userid", "UserID", "user id", "user_ids"])
+def test_a_misnamed_column_is_answered_with_the_nearest(near: str):
+    frame = frame_of(item_id=["a"]).rename(columns={"user_id": near})
+    with pytest.raises(DataError, match=f"no column 'user_id'.*Did you mean '{near}'.*user_column"):
+        read_interactions(frame)
+
+
+def test_a_file_without_a_header_is_recognised(tmp_path: Path):
+    path = write(tmp_path, "196\t242\t3\t881250949\n186\t302\t3\t891717742\n", "u.tsv")
+    with pytest.raises(DataError, match="first line seems to be data: write a header"):
+        read_interactions(path)
+
+
+@pytest.mark.parametrize(("sign", "name"), [("\t", "tabs"), (";", "semicolons")])
+def test_another_separator_is_recognised(sign: str, name: str, tmp_path: Path):
+    path = write(tmp_path, f"user_id{sign}item_id{sign}timestamp\n1{sign}2{sign}3\n")
+    with pytest.raises(DataError, match=f"separated by {name}, which .csv is not"):
+        read_interactions(path)
+
+
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path):
+    path = write(tmp_path, "user_id,item_id,item_id,timestamp\n1,2,3,4\n")
+    with pytest.raises(DataError, match="2 columns named 'item_id'"):
+        read_interactions(path)
+
+
+def test_columns_that_are_not_wanted_may_be_anything(tmp_path: Path):
+    path = write(tmp_path, 'x,user_id,x,item_id,"y""\n",timestamp\n,1,b,2,,3\n')
+    assert items(read_interactions(path)) == [2]
+    frame = frame_of(item_id=["a"])
+    frame["mixed"] = pd.Series([{1: 2}], dtype=object)
+    assert items(read_interactions(frame)) == ["a"]
+
+
+def test_an_index_in_place_of_a_column_is_recognised():
+    with pytest.raises(DataError, match="'user_id' is the index: call reset_index"):
+        read_interactions(frame_of(item_id=["a"]).set_index("user_id"))
+
+
+# times ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        NOON,
+        float(NOON),
+        str(NOON),
+        f"{NOON}.0",
+        NOON * 10**3,
+        NOON * 10**6,
+        NOON * 10**9,
+        "2023-11-14T22:13:20",
+        "2023-11-14 22:13:20Z",
+        "2023-11-15T06:13:20+08:00",
+        pd.Timestamp(NOON, unit="s"),
+        pd.Timestamp(NOON, unit="s", tz="UTC").tz_convert("Asia/Shanghai"),
+    ],
+)
+def test_every_way_to_write_a_time_gives_the_same_microseconds(moment: object, tmp_path: Path):
+    frame = frame_of(timestamp=pd.Series([moment]))
+    frame.to_parquet(tmp_path / "log.parquet")
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    for source in (frame, tmp_path / "log.parquet", tmp_path / "log.csv"):
+        log = read_interactions(source)
+        assert log.times_are_real
+        assert times(log) == [NOON * 10**6]
+
+
+def test_parts_of_a_second_are_kept():
+    assert times(read_interactions(frame_of(timestamp=[NOON + 0.25]))) == [NOON * 10**6 + 250_000]
+    assert times(read_interactions(frame_of(timestamp=[NOON * 1000 + 7]))) == [NOON * 10**6 + 7000]
+
+
+def test_dates_are_midnight_utc(tmp_path: Path):
+    path = write(tmp_path, "user_id,item_id,timestamp\n1,2,2023-11-14\n")
+    assert times(read_interactions(path)) == [1_699_920_000_000_000]
+    date = pa.array([1_699_920_000_000], pa.date64())
+    table = pa.table({"user_id": [1], "item_id": [2], "timestamp": date})
+    assert times(read_interactions(table)) == [1_699_920_000_000_000]
+
+
+def test_small_numbers_are_positions():
+    log = read_interactions(frame_of(timestamp=[2, 0, 1], item_id=["c", "a", "b"]))
+    assert not log.times_are_real
+    assert times(log) == [0, 1, 2]
+    assert items(log) == ["a", "b", "c"]
+
+
+def test_the_time_unit_acts():
+    def read(unit: str, moment: object = 1_000_000) -> tuple[list[int], bool]:
+        log = read_interactions(
+            frame_of(timestamp=[moment]),
+            InteractionSettings(time_unit=unit),  # type: ignore[arg-type]
+        )
+        return times(log), log.times_are_real
+
+    assert read("auto") == ([1_000_000], False)
+    assert read("positions", 2**53 + 1) == ([2**53 + 1], False)
+    assert read("seconds") == ([1_000_000_000_000], True)
+    assert read("milliseconds") == ([1_000_000_000], True)
+    assert read("microseconds") == ([1_000_000], True)
+    assert read("nanoseconds") == ([1000], True)
+    assert read("iso", "1970-01-01T00:00:01") == ([1_000_000], True)
+
+
+def test_an_unreadable_time_is_named_with_row_and_value(tmp_path: Path):
+    path = write(tmp_path, "user_id,item_id,timestamp\nu,a,1\nu,b,yesterday\nu,c,inf\n")
+    with pytest.raises(DataError) as refusal:
+        read_interactions(path)
+    assert "log.csv, row 2: column 'timestamp' holds 'yesterday', not a number." in str(
+        refusal.value
+    )
+    assert "row 3 'inf'" in str(refusal.value)
+    assert "Give seconds since 1970-01-01 UTC" in str(refusal.value)
+    assert "time_column" in str(refusal.value)
+
+
+def test_a_number_among_dates_is_the_one_refused(tmp_path: Path):
+    path = write(tmp_path, "user_id,item_id,timestamp\nu,a,2024-01-01\nu,b,2024-01-02\nu,c,5\n")
+    with pytest.raises(DataError, match="row 3: column 'timestamp' holds '5', not an ISO date"):
+        read_interactions(path)
+
+
+@pytest.mark.parametrize(
+    ("moment", "shown"),
+    [(-5, "'-5'"), (-0.5, "'-0.5'"), ("-5", "'-5'"), (pd.Timestamp("1969-12-31"), "'1969-12-31")],
+)
+def test_a_negative_time_is_named_with_row_and_value(moment: object, shown: str):
+    with pytest.raises(DataError, match=f"row 1: column 'timestamp' holds {shown}.*(negat|before)"):
+        read_interactions(frame_of(timestamp=pd.Series([moment])))
+
+
+@pytest.mark.parametrize("dtype", [object, "float64", "datetime64[s]", "str"])
+def test_a_missing_time_is_refused(dtype: object):
+    with pytest.raises(DataError, match=r"row 1: column 'timestamp' holds no value"):
+        read_interactions(frame_of(timestamp=pd.Series([None], dtype=dtype)))
+
+
+def test_a_wrong_time_unit_is_refused():
+    def read(moment: object, unit: str) -> Interactions:
+        settings = InteractionSettings(time_unit=unit)  # type: ignore[arg-type]
+        return read_interactions(frame_of(timestamp=pd.Series([moment])), settings)
+
+    with pytest.raises(DataError, match="in seconds is after the year 9999"):
+        read(NOON * 1000, "seconds")
+    with pytest.raises(DataError, match="holds numbers, not ISO dates"):
+        read(NOON, "iso")
+    with pytest.raises(DataError, match="time_unit=seconds cannot act"):
+        read(pd.Timestamp("2024-01-01"), "seconds")
+    with pytest.raises(DataError, match="no position: not a whole number"):
+        read(0.5, "positions")
+
+
+# order ----------------------------------------------------------------------------------------
+
+
+def test_events_are_sorted_by_user_then_time_then_place():
+    rng = np.random.default_rng(0)
+    frame = frame_of(
+        user_id=rng.integers(0, 50, 20_000), timestamp=rng.integers(0, 5, 20_000)
+    ).assign(item_id=np.arange(20_000))
+    log = read_interactions(frame)
+    expected = frame.sort_values(["user_id", "timestamp"], kind="stable")
+    assert items(log) == expected.item_id.tolist()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_several_files_follow_each_other_in_the_order_of_their_names(ending: str, tmp_path: Path):
+    for name, item in [("b", "second"), ("a", "first"), ("c", "third")]:
+        frame = frame_of(item_id=[item], timestamp=[5])
+        frame = frame[["timestamp", "item_id", "user_id"]] if name == "b" else frame
+        path = tmp_path / f"{name}.{ending}"
+        frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+    write(tmp_path, "", "_SUCCESS")
+    write(tmp_path, "notes", "README.md")
+    assert items(read_interactions(tmp_path)) == ["first", "second", "third"]
+    assert items(read_interactions(f"{tmp_path}/[ab].{ending}")) == ["first", "second"]
+
+
+def test_a_chunked_table_keeps_its_order():
+    table = pa.concat_tables(
+        pa.table({"user_id": [1] * 5, "item_id": range(i, i + 5), "timestamp": [0] * 5})
+        for i in range(0, 5000, 5)
+    )
+    assert items(read_interactions(table)) == list(range(5000))
+
+
+def test_a_file_name_with_brackets_is_no_pattern(tmp_path: Path):
+    write(tmp_path, "user_id,item_id,timestamp\n1,wrong,1\n", "log1.csv")
+    path = write(tmp_path, "user_id,item_id,timestamp\n1,right,1\n", "log[1].csv")
+    assert items(read_interactions(path)) == ["right"]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_byte_order_mark_line_endings_and_blank_lines_do_not_matter(newline: str, tmp_path: Path):
+    text = newline.join(["\ufeffuser_id,item_id,timestamp", '1,"two\nlines",3', "", "1,b,4", ""])
+    assert items(read_interactions(write(tmp_path, text))) == ["two\nlines", "b"]
+
+
+# files ----------------------------------------------------------------------------------------
+
+
+HEADER = "user_id,item_id,timestamp\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("log.csv", b"", "is empty"),
+        ("log.parquet", b"", "is empty"),
+        ("log.csv", HEADER, "holds a header but no rows"),
+        ("log.csv", b"PAR1" + b"\0" * 50, "is a parquet file, though its name ends in .csv"),
+        ("log.csv", b"\x1f\x8b\x08", "is a gzip file"),
+        ("log.tsv", b"PK\x03\x04", "is a zip archive"),
+        ("log.csv", HEADER.encode() + b"1,\0,3\n", "is not text"),
+        ("log.csv", HEADER.encode("utf-16"), "is written in UTF-16. Save it as UTF-8"),
+        ("log.parquet", HEADER, "is not a parquet file.*looks like text"),
+        ("log.parquet", b"PAR1" + b"\0" * 50, "is cut short or damaged"),
+        ("log.xlsx", b"PK", "unknown ending '.xlsx'. What can be read: .csv"),
+        ("log.csv", HEADER.encode() + b"1,\xff,3\n", "cannot be read: 1. near line 2.*utf-8"),
+        ("log.csv", HEADER + "1,2,3\n1,2\n1,2,3,4\n", "cannot be read: 2. near line 3, '1,2'"),
+        ("log.csv", HEADER + '1,"a"b,3\n', "quotes in it doubled"),
+        ("log.csv", HEADER + "1,2,3\r\n1,2,3\n", "lines end in different ways"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_refused(
+    name: str, content: str | bytes, words: str, tmp_path: Path
+):
+    with pytest.raises(DataError, match=f"(?s){name}.*{words}"):
+        read_interactions(write(tmp_path, content, name))
+
+
+def test_a_table_without_rows_is_refused():
+    with pytest.raises(DataError, match="DataFrame holds a header but no rows"):
+        read_interactions(frame_of(item_id=["a"]).iloc[:0])
+
+
+def test_a_missing_file_is_answered_with_the_nearest(tmp_path: Path):
+    write(tmp_path, HEADER, "events.csv")
+    with pytest.raises(DataError, match="no file or folder .*Did you mean 'events.csv'"):
+        read_interactions(tmp_path / "event.csv")
+    with pytest.raises(DataError, match="no file matches the pattern"):
+        read_interactions(f"{tmp_path}/*.parquet")
+
+
+def test_a_folder_that_cannot_be_read_as_one_log_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="holds no file that can be read"):
+        read_interactions(tmp_path)
+    write(tmp_path, HEADER, "a.csv")
+    frame_of(item_id=["a"]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="several formats .*a.csv, b.parquet"):
+        read_interactions(tmp_path)
+
+
+def test_files_that_disagree_in_the_type_of_ids_are_refused(tmp_path: Path):
+    frame_of(item_id=[1]).to_parquet(tmp_path / "a.parquet")
+    frame_of(item_id=["1"]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="integers in .*a.parquet but text in .*b.parquet"):
+        read_interactions(tmp_path)
+
+
+def test_a_bad_row_of_a_folder_is_named_by_file_and_row(tmp_path: Path):
+    write(tmp_path, HEADER + "1,2,3\n1,2,3\n", "a.csv")
+    write(tmp_path, HEADER + "1,2,3\n1,,3\n", "b.csv")
+    with pytest.raises(DataError, match=r"b\.csv, row 2: column 'item_id' holds no value"):
+        read_interactions(tmp_path)
+
+
+def test_what_is_no_table_is_refused():
+    with pytest.raises(DataError, match="cannot read interactions from a list"):
+        read_interactions([1, 2])  # type: ignore[arg-type]
+
+
+def test_too_little_memory_and_a_full_disk_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    frame = frame_of(item_id=np.arange(300_000))
+    with pytest.raises(DataError, match="memory_limit=1MB.*Raise memory_limit.*TMPDIR"):
+        read_interactions(frame, InteractionSettings(memory_limit="1MB"))
+
+    def full(*_: object, **__: object) -> None:
+        raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+
+    monkeypatch.setattr("idbert.inputs.staging.Staging.sorted_table", full)
+    with pytest.raises(DataError, match="free disk space.*TMPDIR"):
+        read_interactions(frame)
+
+
+def test_a_log_beyond_the_memory_limit_is_spilled_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spill"))
+    (tmp_path / "spill").mkdir()
+    rng = np.random.default_rng(0)
+    frame = frame_of(item_id=rng.integers(0, 2**60, 1_000_000))
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "log.parquet")
+    log = read_interactions(tmp_path / "log.parquet", InteractionSettings(memory_limit="64MB"))
+    assert items(log)[:5] == frame.item_id[:5].tolist()
+    assert list((tmp_path / "spill").iterdir()) == []
+
+
+# optional columns -----------------------------------------------------------------------------
+
+
+def test_behaviours_may_be_numbers_and_must_be_there():
+    settings = InteractionSettings(behaviour_column="behaviour")
+    log = read_interactions(frame_of(behaviour=[1, 2]), settings)
+    assert log.column("behaviour").to_pylist() == ["1", "2"]
+    with pytest.raises(DataError, match="row 2: column 'behaviour' holds no value"):
+        read_interactions(frame_of(behaviour=["buy", None]), settings)
+    with pytest.raises(DataError, match="holds floats, not the names of behaviours"):
+        read_interactions(frame_of(behaviour=[0.5]), settings)
+
+
+@pytest.mark.parametrize(
+    ("weight", "shown"),
+    [
+        (-1, "'-1'"),
+        (float("inf"), "'inf'"),
+        (1e300, "'1e\\+300'"),
+        ("much", "'much'"),
+        (None, "no"),
+    ],
+)
+def test_a_weight_that_is_no_finite_number_of_at_least_0_is_refused(weight: object, shown: str):
+    settings = InteractionSettings(weight_column="weight")
+    good = read_interactions(frame_of(weight=["0", "1.5"]), settings)
+    assert good.column("weight").to_pylist() == [0.0, 1.5]
+    series = pd.Series([weight], dtype="float64" if weight is None else None)
+    with pytest.raises(DataError, match=f"row 1: column 'weight' holds {shown}.*not a finite"):
+        read_interactions(frame_of(weight=series), settings)
+
+
+# settings -------------------------------------------------------------------------------------
+
+
+def test_duplicated_rows_are_kept_and_counted(caplog: pytest.LogCaptureFixture):
+    frame = frame_of(item_id=["a", "b", "a", "a", "a"], timestamp=[1, 1, 1, 1, 2])
+    with caplog.at_level(logging.INFO):
+        log = read_interactions(frame)
+    assert items(log) == ["a", "b", "a", "a", "a"]
+    assert "2 rows repeat another (kept)" in caplog.text
+
+
+def test_every_filter_setting_acts():
+    frame = frame_of(
+        user_id=list("aaaabbc"), item_id=list("xxyzxyx"), timestamp=[0, 1, 2, 3, 0, 1, 0]
+    )
+    acting: dict[str, Callable[[Interactions], bool]] = {
+        "min_user_events": lambda log: "c" not in log.column("user_id").to_pylist(),
+        "min_item_events": lambda log: "z" not in items(log),
+        "drop_repeats": lambda log: items(log)[:3] == ["x", "y", "z"],
+    }
+    for name, holds in acting.items():
+        assert not holds(read_interactions(frame))
+        settings = dataclasses.replace(InteractionSettings(), **{name: 2})
+        assert holds(read_interactions(frame, settings)), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"min_user_events": 0}, "min_user_events must be at least 1, not 0"),
+        ({"min_item_events": -1}, "min_item_events must be at least 1, not -1"),
+        ({"item_column": "user_id"}, "must be three columns"),
+        ({"memory_limit": "lots"}, "memory_limit must be a number and KB, MB, GB or TB"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], words: str):
+    with pytest.raises(ConfigError, match=words):
+        InteractionSettings(**settings)  # type: ignore[arg-type]

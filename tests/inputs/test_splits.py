@@ -1,0 +1,189 @@
+"""Splits: nothing is lost, nothing leaks."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from idbert.errors import ConfigError, DataError
+from idbert.inputs.interactions import InteractionSettings, read_interactions
+from idbert.inputs.splits import (
+    HeldOut,
+    SplitSettings,
+    TimeSplitSettings,
+    global_time_split,
+    leave_last_out,
+    split,
+)
+from idbert.tables import Interactions
+
+
+def random_log(seed: int = 0, num_users: int = 60, ties: bool = True) -> Interactions:
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(num_users), rng.integers(1, 12, num_users))
+    times = 1_500_000_000 + rng.integers(0, 50 if ties else 10**8, len(users))
+    frame = pd.DataFrame(
+        {"user_id": users, "item_id": rng.integers(0, 20, len(users)), "timestamp": times}
+    )
+    frame["behaviour"] = [f"event {row}" for row in range(len(frame))]  # a name for every row
+    return read_interactions(frame, InteractionSettings(behaviour_column="behaviour"))
+
+
+def names(interactions: Interactions) -> list[str]:
+    return interactions.column("behaviour").to_pylist()
+
+
+def users_of(interactions: Interactions) -> list[int]:
+    return list(dict.fromkeys(interactions.column("user_id").to_pylist()))
+
+
+def assert_well_formed(held_out: HeldOut) -> None:
+    assert held_out.targets.column("user_id").to_pylist() == users_of(held_out.histories)
+    assert len(held_out) == len(users_of(held_out.targets))
+    assert not set(names(held_out.histories)) & set(names(held_out.targets))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_train_and_the_withheld_events_are_the_input(seed: int):
+    log = random_log(seed)
+    parts = leave_last_out(log)
+    together = names(parts.train) + names(parts.validation.targets) + names(parts.test.targets)
+    assert sorted(together) == sorted(names(log))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_leave_last_out_withholds_the_last_two_events_of_every_user(seed: int):
+    log = random_log(seed)
+    parts = leave_last_out(log)
+    frame = log.to_pandas()
+    long = frame.groupby("user_id").filter(lambda events: len(events) >= 3).groupby("user_id")
+    assert names(parts.test.targets) == long.nth(-1).behaviour.tolist()
+    assert names(parts.validation.targets) == long.nth(-2).behaviour.tolist()
+    assert names(parts.validation.histories) == [
+        name for _, events in long for name in events.behaviour[:-2]
+    ]
+    assert names(parts.test.histories) == [
+        name for _, events in long for name in events.behaviour[:-1]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_user_has_one_target_and_a_history_in_the_same_order(seed: int):
+    for parts in (leave_last_out(random_log(seed)), global_time_split(random_log(seed))):
+        assert_well_formed(parts.validation)
+        assert_well_formed(parts.test)
+
+
+def test_no_target_is_trained_on():
+    for parts in (leave_last_out(random_log()), global_time_split(random_log())):
+        train = set(names(parts.train))
+        assert not train & set(names(parts.test.targets))
+        assert not train & set(names(parts.validation.targets))
+
+
+def test_users_with_two_events_stay_in_train_and_are_counted(caplog: pytest.LogCaptureFixture):
+    log = read_interactions(
+        pd.DataFrame({"user_id": list("aabbbb"), "item_id": range(6), "timestamp": range(6)})
+    )
+    with caplog.at_level(logging.INFO):
+        parts = leave_last_out(log)
+    assert "1 of 2 users have fewer than 3 events" in caplog.text
+    assert parts.train.column("item_id").to_pylist() == [0, 1, 2, 3]
+    assert parts.validation.histories.column("item_id").to_pylist() == [2, 3]
+    assert parts.test.histories.column("item_id").to_pylist() == [2, 3, 4]
+
+
+def test_leave_last_out_of_short_users_only_is_refused():
+    log = read_interactions(
+        pd.DataFrame({"user_id": list("aabb"), "item_id": range(4), "timestamp": range(4)})
+    )
+    with pytest.raises(DataError, match="none of the 2 users has 3 events"):
+        leave_last_out(log)
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_global_split_leaks_nothing_from_after_a_cut(seed: int, ties: bool):
+    parts = global_time_split(random_log(seed, ties=ties))
+
+    def latest(part: Interactions) -> int:
+        return max(part.column("timestamp").to_pylist())
+
+    def earliest(part: Interactions) -> int:
+        return min(part.column("timestamp").to_pylist())
+
+    assert latest(parts.train) < earliest(parts.validation.targets)
+    assert latest(parts.validation.histories) < earliest(parts.validation.targets)
+    assert latest(parts.validation.targets) < earliest(parts.test.targets)
+    assert latest(parts.test.histories) < earliest(parts.test.targets)
+
+
+def test_the_global_split_withholds_the_first_event_after_the_cut():
+    #        cuts at 80% and 90% of 10 events: times 8 and 9
+    times = [0, 2, 4, 8, 1, 3, 5, 9, 6, 7]
+    users = [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    frame = pd.DataFrame({"user_id": users, "item_id": times, "timestamp": times})
+    frame["timestamp"] += 1_000_000_000
+    parts = global_time_split(read_interactions(frame))
+    assert parts.train.column("item_id").to_pylist() == [0, 2, 4, 1, 3, 5, 6, 7]
+    assert parts.validation.targets.column("item_id").to_pylist() == [8]
+    assert parts.validation.histories.column("item_id").to_pylist() == [0, 2, 4]
+    assert parts.test.targets.column("item_id").to_pylist() == [9]
+    assert parts.test.histories.column("item_id").to_pylist() == [1, 3, 5]
+
+
+def test_users_without_history_before_the_cut_are_counted(caplog: pytest.LogCaptureFixture):
+    times = np.arange(20) + 1_000_000_000
+    users = ["old"] * 17 + ["new", "old", "old"]
+    frame = pd.DataFrame({"user_id": users, "item_id": range(20), "timestamp": times})
+    settings = TimeSplitSettings(validation_from=0.8, test_from=0.95)
+    with caplog.at_level(logging.INFO):
+        parts = global_time_split(read_interactions(frame), settings)
+    assert "1 of 2 users in the validation part have no history" in caplog.text
+    assert users_of(parts.validation.targets) == ["old"]
+
+
+def test_each_cut_moves_the_split():
+    log = random_log(ties=False)
+    default = global_time_split(log)
+    assert len(global_time_split(log, TimeSplitSettings(validation_from=0.5)).train) < len(
+        default.train
+    )
+    later = global_time_split(log, TimeSplitSettings(test_from=0.97))
+    assert names(later.test.targets) != names(default.test.targets)
+
+
+def test_split_follows_its_settings():
+    log = random_log()
+    assert names(split(log, SplitSettings()).train) == names(leave_last_out(log).train)
+    time = TimeSplitSettings(validation_from=0.6)
+    by_time = split(log, SplitSettings(name="global_time", time=time))
+    assert names(by_time.train) == names(global_time_split(log, time).train)
+
+
+def test_a_global_split_of_positions_is_refused():
+    log = read_interactions(
+        pd.DataFrame({"user_id": [1] * 9, "item_id": range(9), "timestamp": range(9)})
+    )
+    with pytest.raises(DataError, match="needs real times.*Use leave_last_out"):
+        global_time_split(log)
+
+
+def test_a_global_split_that_leaves_nothing_is_refused():
+    same = pd.DataFrame({"user_id": [1] * 9, "item_id": range(9), "timestamp": [10**9] * 9})
+    with pytest.raises(DataError, match="nothing to train on"):
+        global_time_split(read_interactions(same))
+    apart = same.assign(user_id=range(9), timestamp=range(10**9, 10**9 + 9))
+    with pytest.raises(DataError, match="leaves no validation targets"):
+        global_time_split(read_interactions(apart), TimeSplitSettings(0.5, 0.7))
+
+
+def test_cuts_out_of_order_are_refused():
+    with pytest.raises(ConfigError, match="0 < validation_from < test_from < 1"):
+        TimeSplitSettings(validation_from=0.9, test_from=0.8)
+
+
+def test_cuts_that_cannot_act_are_refused():
+    with pytest.raises(ConfigError, match="cannot act with leave_last_out"):
+        SplitSettings(time=TimeSplitSettings(validation_from=0.5))

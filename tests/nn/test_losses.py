@@ -1,0 +1,165 @@
+"""Losses over the catalogue: one value and one gradient, however they are computed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from idbert.errors import ConfigError
+from idbert.nn.losses.catalogue import (
+    LOSSES,
+    LossSettings,
+    build_loss,
+    chunked_softmax_loss,
+    full_softmax_loss,
+)
+
+
+def problem(num_targets=50, num_rows=31, width=8, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
+
+    targets_M = torch.randint(0, num_rows, (num_targets,), generator=generator)
+    weights_M = torch.rand(num_targets, generator=generator)
+    return (
+        random(num_targets, width),
+        random(num_rows, width),
+        random(num_rows),
+        targets_M,
+        weights_M,
+    )
+
+
+def loss_and_gradients(loss, hidden_MD, weight_VD, bias_V, targets_M, weights_M):
+    value = loss(hidden_MD, weight_VD, bias_V, targets_M, weights_M)
+    return value, *torch.autograd.grad(value / 7, (hidden_MD, weight_VD, bias_V))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the most elements that any tensor has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_the_full_loss_is_the_summed_cross_entropy():
+    hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem()
+    scores_MV = hidden_MD @ weight_VD.T + bias_V
+    expected = F.cross_entropy(scores_MV, targets_M, reduction="sum")
+    torch.testing.assert_close(full_softmax_loss(hidden_MD, weight_VD, bias_V, targets_M), expected)
+    expected = sum(
+        weight * F.cross_entropy(score[None], target[None])
+        for weight, score, target in zip(weights_M, scores_MV, targets_M, strict=True)
+    )
+    torch.testing.assert_close(
+        full_softmax_loss(hidden_MD, weight_VD, bias_V, targets_M, weights_M), expected
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 50, 1000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_chunked_loss_has_the_full_ones_value_and_gradients(chunk_size, weighted):
+    hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem()
+    arguments = (hidden_MD, weight_VD, bias_V, targets_M, weights_M if weighted else None)
+
+    def chunked(*args):
+        return chunked_softmax_loss(*args, chunk_size=chunk_size)
+
+    expected = loss_and_gradients(full_softmax_loss, *arguments)
+    actual = loss_and_gradients(chunked, *arguments)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_in_float32_the_gradients_agree_to_one_in_a_million():
+    arguments = problem(num_targets=300, num_rows=97, dtype=torch.float32)
+    expected = loss_and_gradients(full_softmax_loss, *arguments)
+    actual = loss_and_gradients(chunked_softmax_loss, *arguments)
+    for one, other in zip(actual, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-6 * other.abs().max()
+
+
+def test_the_chunked_loss_never_holds_more_scores_than_a_chunk():
+    arguments = problem(num_targets=400, num_rows=300)
+    with LargestTensor() as full:
+        loss_and_gradients(full_softmax_loss, *arguments)
+    with LargestTensor() as chunked:
+        loss_and_gradients(lambda *a: chunked_softmax_loss(*a, chunk_size=16), *arguments)
+    assert full.elements == 400 * 300
+    assert chunked.elements == 16 * 300
+
+
+def test_without_gradients_the_chunked_loss_is_the_same():
+    arguments = problem()
+    with torch.no_grad():
+        without = chunked_softmax_loss(*arguments, chunk_size=7)
+    assert without == chunked_softmax_loss(*arguments, chunk_size=7)
+
+
+def test_the_chunked_loss_can_be_differentiated_twice_over_the_same_graph():
+    hidden_MD, *others = problem()
+    loss = chunked_softmax_loss(hidden_MD, *others)
+    (first,) = torch.autograd.grad(loss, hidden_MD, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, hidden_MD)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_no_target_costs_nothing():
+    arguments = problem(num_targets=0)
+    for loss in (full_softmax_loss, chunked_softmax_loss):
+        value, *gradients = loss_and_gradients(loss, *arguments)
+        assert value == 0
+        assert all(gradient.abs().sum() == 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", ["full", "chunked"])
+def test_under_autocast_the_loss_is_float32_and_near(name):
+    arguments = problem(dtype=torch.float32)
+    loss = build_loss(LossSettings(name))
+    expected = loss_and_gradients(loss, *arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = loss_and_gradients(loss, *arguments)
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+def test_every_loss_setting_acts():
+    hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem(num_targets=9, num_rows=5)
+    for settings, largest in [
+        (LossSettings("full"), 9 * 5),
+        (LossSettings("chunked", chunk_size=2), 5 * 8),
+    ]:
+        with LargestTensor() as recorder:
+            build_loss(settings)(hidden_MD[:, :2], weight_VD[:, :2], bias_V, targets_M, weights_M)
+        assert recorder.elements <= largest
+    assert build_loss(LossSettings("full")) is full_softmax_loss
+    assert build_loss(LossSettings(chunk_size=2)).keywords == {"chunk_size": 2}
+
+
+def test_a_loss_from_outside_is_found_by_name():
+    def half(*arguments):
+        return full_softmax_loss(*arguments) / 2
+
+    LOSSES.register("half of the full one")(lambda settings: half)
+    assert build_loss(LossSettings("half of the full one")) is half
+
+
+def test_a_misspelt_loss_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match="There is no loss 'chunkd'. Did you mean 'chunked'?"):
+        LossSettings("chunkd")
+
+
+def test_a_chunk_size_that_cannot_act_is_refused():
+    with pytest.raises(ConfigError, match="chunk_size=64 cannot act"):
+        LossSettings("full", chunk_size=64)
+    with pytest.raises(ConfigError, match="chunk_size must be at least 1, not 0"):
+        LossSettings(chunk_size=0)
