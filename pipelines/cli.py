@@ -59,12 +59,23 @@ def parse_settings(
     """
     parser = build_parser(config_class, main)
     try:
-        parsed = parser.parse_args(arguments)
-        values: Namespace = parser.instantiate(parsed)
+        return _instance(config_class, parser, parser.parse_args(arguments))
     except ArgumentError as error:
         raise ConfigError(_explain(str(error), parser)) from None
-    names = {field.name for field in fields(config_class)}  # type: ignore[arg-type]
-    return config_class(**{name: values[name] for name in names})
+
+
+def settings_from(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Build settings from nested plain values, such as those of a run's config.yaml.
+
+    Raises:
+        ConfigError: a name is unknown, or a value has the wrong type or is out of range.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config_class, None)
+    try:
+        return _instance(config_class, parser, parser.parse_object(values))
+    except ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
 
 
 def build_parser(config_class: type, main: Callable[..., Any]) -> ArgumentParser:
@@ -88,6 +99,12 @@ def stage(name: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     logger.info("%s: %.1f s", name, time.monotonic() - start)
+
+
+def _instance(config_class: type[Config], parser: ArgumentParser, parsed: Namespace) -> Config:
+    values = parser.instantiate(parsed)
+    names = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
+    return config_class(**{name: values[name] for name in names})
 
 
 def _explain(message: str, parser: ArgumentParser) -> str:

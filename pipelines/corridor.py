@@ -1,24 +1,27 @@
-"""What the stages of the corridor share: the settings of a run, its log, its titles, its ending."""
+"""What the commands share: the settings of a run, its log, and its titles."""
 
 import dataclasses
-import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from idbert.errors import ConfigError
+from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_items
 from idbert.inputs.interactions import InteractionSettings, read_interactions
-from idbert.inputs.sequences import SequenceSettings
-from idbert.inputs.splits import SplitSettings
+from idbert.inputs.sequences import SequenceSettings, build_sequences
+from idbert.inputs.splits import HeldOut, SplitSettings
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.run_dir import RunDir
 from idbert.tables import ITEM, TITLE, Interactions
 from idbert.training.arguments import TrainingSettings
+from idbert.training.validation import Validation
+from pipelines.cli import settings_from
 
-logger = logging.getLogger(__name__)
+STAGES = ("rec_pretrain", "rec_finetune")
+"""The commands whose runs hold an item model."""
+
+WHOLE = SequenceSettings(max_length=None, min_length=0)
+"""Histories as they are: all users, all events."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,21 @@ class DataSettings(InteractionSettings):
 
 
 @dataclass(frozen=True)
-class CorridorSettings:
-    """The settings that pretraining and fine-tuning have in common."""
+class LogSettings:
+    """Which events are read, trained on, and held out."""
 
-    run: str
-    """The run's folder: made if absent, resumed if unfinished."""
     data: DataSettings = field(default_factory=DataSettings)
     """The log, and how to read it"""
     split: SplitSettings = field(default_factory=SplitSettings)
     """What is held out for validation and test"""
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     """One sequence a user"""
+
+
+@dataclass(frozen=True)
+class CorridorSettings(LogSettings):
+    """The settings that pretraining and fine-tuning have in common."""
+
     batches: BatchSettings = field(default_factory=BatchSettings)
     """Length buckets under a token budget"""
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -50,34 +57,64 @@ class CorridorSettings:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as plain YAML values, without the run's own folder."""
-    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_lists(dataclasses.asdict(settings))))
+    """Return settings as plain YAML values, without the run's own folder."""
+    plain = dataclasses.asdict(settings)
     plain.pop("run", None)
-    return plain
+    return _with_lists(plain)
 
 
-def _lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lists(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_lists(entry) for entry in value]
-    return value
+def log_settings_of(run: RunDir) -> LogSettings:
+    """Return the settings by which a run read its log.
+
+    Raises:
+        CheckpointError: config.yaml does not hold them.
+    """
+    config = run.read_config()
+    try:
+        return settings_from(
+            LogSettings, {name: config[name] for name in ("data", "split", "sequences")}
+        )
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{run.config} is not the config of a run: {error}") from None
 
 
 def read_log(data: DataSettings) -> Interactions:
     """Read the log that `data` names."""
-    return read_interactions(_named(data).interactions if _named(data) else data.source, data)
+    named = _named(data)
+    return read_interactions(named.interactions if named else data.source, data)
 
 
 def read_titles(data: DataSettings) -> dict[Any, str]:
-    """Return the title of each item, or an empty dict where no table of items is known."""
+    """Return the title of each item; an empty dict where no table of items is known."""
     named = _named(data)
     path = data.items or (named.items if named else None)
     if path is None:
         return {}
     items = read_items(path)
-    return dict(zip(items[ITEM].tolist(), items[TITLE].astype(str), strict=True))
+    return dict(zip(items[ITEM].tolist(), items[TITLE].astype(str).tolist(), strict=True))
+
+
+def held_out(part: HeldOut, vocabulary: Vocabulary, max_length: int | None) -> Validation:
+    """Turn a withheld part into whole histories and target rows, user by user.
+
+    Args:
+        part: of a split log.
+        vocabulary: of the same log.
+        max_length: the newest events of a history that a model reads.
+    """
+    histories = build_sequences(part.histories, vocabulary, WHOLE)
+    targets_U = vocabulary.rows(part.targets.column(ITEM))
+    return Validation(histories, targets_U, max_length=max_length)
 
 
 def _named(data: DataSettings) -> NamedDataset | None:
     return named_dataset(data.source) if data.source in DATASETS else None
+
+
+def _with_lists(value: Any) -> Any:
+    """Return nested values with lists for tuples, which YAML cannot hold."""
+    if isinstance(value, dict):
+        return {key: _with_lists(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_lists(entry) for entry in value]
+    return value

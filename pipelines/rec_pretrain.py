@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from idbert.evaluation.report import Stage
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import build_sequences
 from idbert.inputs.splits import split
@@ -16,7 +15,8 @@ from idbert.nn.losses.catalogue import LossSettings
 from idbert.run_dir import RunDir
 from idbert.training.trainer import build_trainer
 from pipelines.cli import run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, finish_run, read_log, validation_of
+from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log
+from pipelines.reporting import finish_run
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def main(config: RecPretrainSettings) -> None:
         config.batches,
         config.training,
         output_dir=run.checkpoints,
-        validation=validation_of(parts, vocabulary),
+        validation=held_out(parts.validation, vocabulary, config.sequences.max_length),
     )
     trainer.train_or_resume()
     finish_run(run, model, vocabulary, trainer)

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from idbert.evaluation.evaluate import HEADLINE, Evaluation, label
 
@@ -49,13 +50,8 @@ def curve_chart(curve: Sequence[Mapping[str, float]], metric: str = "ndcg@10") -
         if values:
             best = max(range(len(values)), key=values.__getitem__)
             metric_axes.plot(epochs[best], values[best], "o", color=ACCENT, markersize=8)
-            metric_axes.annotate(
-                f"best {values[best]:.4f}",
-                (epochs[best], values[best]),
-                xytext=(0, -15),
-                textcoords="offset points",
-                ha="right" if best > len(values) / 2 else "left",
-            )
+            title = f"{metric_axes.get_title(loc='left')}, best {values[best]:.4f}"
+            metric_axes.set_title(f"{title} at epoch {epochs[best]:g}")
         return _svg(figure)
 
 
@@ -68,7 +64,8 @@ def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]
     """
     names = list(evaluations)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout="constrained")
+        apart = ConstrainedLayoutEngine(wspace=0.06)
+        figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout=apart)
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             for place, evaluation in enumerate(evaluations.values()):
@@ -80,6 +77,7 @@ def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.set_xlim(left=0)
+            axes.locator_params(axis="x", nbins=5)
             axes.grid(visible=False, axis="y")
             axes.tick_params(length=0)
         panels[0].tick_params(axis="y", labelcolor=INK)

@@ -119,7 +119,7 @@ def target_ranks(
         out_BV = compared_BV[: stop - start]
         greater_B = torch.gt(scores_BV, target_scores_B[:, None], out=out_BV).sum(1)
         equal_B = torch.eq(scores_BV, target_scores_B[:, None], out=out_BV).sum(1)
-        ranks_U[start:stop] = (1 + greater_B + (equal_B - 1) / 2).cpu().numpy()
+        ranks_U[start:stop] = (1 + greater_B.double() + (equal_B.double() - 1) / 2).cpu()
     return Ranking(ranks_U, top_UK, seen_targets)
 
 

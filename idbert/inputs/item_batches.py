@@ -20,10 +20,7 @@ from idbert.inputs.vocabulary import FIRST_ITEM, MASK
 
 ItemBatch: TypeAlias = dict[str, Tensor]
 """Always input_ids and attention_mask [B, L]; with their data also labels, token_type_ids
-(behaviours), position_ids (counted from the newest) and weights (of each label in the loss)."""
-
-PositionOrigin: TypeAlias = Literal["oldest", "newest"]
-"""Where positions are counted from, see `BatchSettings.position_origin`."""
+(behaviours) and weights (of each label in the loss)."""
 
 
 class MaskedItemData(Dataset[ItemBatch]):
@@ -34,7 +31,6 @@ class MaskedItemData(Dataset[ItemBatch]):
         masking: which items are hidden and by what.
         vocab_size: V; random replacements are drawn from the rows below it.
         seed: of the run.
-        position_origin: "newest" adds position_ids.
     """
 
     def __init__(
@@ -44,11 +40,9 @@ class MaskedItemData(Dataset[ItemBatch]):
         *,
         vocab_size: int,
         seed: int,
-        position_origin: PositionOrigin = "oldest",
     ) -> None:
         self.sequences = sequences
         self._masking, self._vocab_size, self._seed = masking, vocab_size, seed
-        self._position_origin = position_origin
 
     def __len__(self) -> int:
         """Return U, the number of sequences, those that are left out of the plan included."""
@@ -73,7 +67,7 @@ class MaskedItemData(Dataset[ItemBatch]):
             seed=self._seed,
             epoch=planned.epoch,
         )
-        batch = _inputs(input_ids_BL, slots, self.sequences, self._position_origin)
+        batch = _inputs(input_ids_BL, slots, self.sequences)
         batch["labels"] = torch.from_numpy(labels_BL)
         if self.sequences.weights is not None:
             batch["weights"] = torch.from_numpy(slots.weights(self.sequences.weights))
@@ -85,12 +79,10 @@ class NextItemData(Dataset[ItemBatch]):
 
     Args:
         sequences: of the training part; those with fewer than 2 events are not trained on.
-        position_origin: "newest" adds position_ids.
     """
 
-    def __init__(self, sequences: Sequences, *, position_origin: PositionOrigin = "oldest") -> None:
+    def __init__(self, sequences: Sequences) -> None:
         self.sequences = sequences
-        self._position_origin = position_origin
 
     def __len__(self) -> int:
         """Return U, the number of sequences, those that are left out of the plan included."""
@@ -109,7 +101,7 @@ class NextItemData(Dataset[ItemBatch]):
         input_ids_BL = inputs.rows(self.sequences.items)
         labels_BL = targets.rows(self.sequences.items)
         labels_BL[labels_BL < FIRST_ITEM] = IGNORED  # padding, and items outside the catalogue
-        batch = _inputs(input_ids_BL, inputs, self.sequences, self._position_origin)
+        batch = _inputs(input_ids_BL, inputs, self.sequences)
         batch["labels"] = torch.from_numpy(labels_BL)
         if self.sequences.weights is not None:
             batch["weights"] = torch.from_numpy(targets.weights(self.sequences.weights))
@@ -161,7 +153,6 @@ def history_batches(
     max_length: int | None,
     token_budget: int = 12800,
     query_behaviour: int = 0,
-    position_origin: PositionOrigin = "oldest",
 ) -> Iterator[tuple[Int64[np.ndarray, "B"], ItemBatch]]:
     """Yield histories as inputs for recommending, longest first; the query is the last position.
 
@@ -174,7 +165,6 @@ def history_batches(
         max_length: positions of the model; None: no limit.
         token_budget: positions of a batch, padding included.
         query_behaviour: segment id of the item to come ("masked"), if the data has behaviours.
-        position_origin: as in training.
 
     Yields:
         Places of the batch's users in `sequences`, and the batch; all users, each once.
@@ -206,7 +196,7 @@ def history_batches(
         lengths_B = lengths_U[users_B]
         slots = _Slots(sequences.offsets[users_B + 1] - lengths_B, lengths_B, queries)
         input_ids_BL = slots.rows(sequences.items, query=MASK)
-        yield users_B, _inputs(input_ids_BL, slots, sequences, position_origin, query_behaviour)
+        yield users_B, _inputs(input_ids_BL, slots, sequences, query_behaviour)
 
 
 class _Slots:
@@ -246,20 +236,17 @@ def _inputs(
     input_ids_BL: Int64[np.ndarray, "B L"],
     slots: _Slots,
     sequences: Sequences,
-    position_origin: PositionOrigin,
     query_behaviour: int = 0,
 ) -> ItemBatch:
     """Put the keys together that training and recommending share."""
-    from_newest_BL = slots.lengths_B[:, None] - 1 - slots.places_L
+    is_real_BL = slots.places_L < slots.lengths_B[:, None]
     batch = {
         "input_ids": torch.from_numpy(input_ids_BL),
-        "attention_mask": torch.from_numpy((from_newest_BL >= 0).astype(np.int64)),
+        "attention_mask": torch.from_numpy(is_real_BL.astype(np.int64)),
     }
     if sequences.behaviours is not None:
         behaviours_BL = slots.rows(sequences.behaviours, query=query_behaviour)
         batch["token_type_ids"] = torch.from_numpy(behaviours_BL)
-    if position_origin == "newest":
-        batch["position_ids"] = torch.from_numpy(from_newest_BL.clip(min=0))
     return batch
 
 

@@ -13,9 +13,9 @@ TimeUnit = Literal[
     "auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso", "positions"
 ]
 
-# Microseconds in one of each, and its name for numbers from this size on: 1e8 seconds is March
-# 1973, and 1e8 seconds counted in milliseconds is 1e11, where seconds would be in the year 5138.
-_UNITS = {"nanoseconds": 1e-3, "microseconds": 1, "milliseconds": 1e3, "seconds": 1e6}
+_MICROSECONDS = {"nanoseconds": 1e-3, "microseconds": 1, "milliseconds": 1e3, "seconds": 1e6}
+# From which size on a number is taken for which unit: 1e8 seconds is March 1973, which is 1e11 in
+# milliseconds, and 1e11 in seconds would be the year 5138.
 _SMALLEST = {"nanoseconds": 1e17, "microseconds": 1e14, "milliseconds": 1e11, "seconds": 1e8}
 _YEAR_10000_US = 253_402_300_800_000_000
 _ISO_TEXT = f"epoch_us(TRY_CAST({TIME} AS TIMESTAMPTZ))"
@@ -45,17 +45,18 @@ def read_times(events: Staging, unit: TimeUnit) -> tuple[str, bool]:
     kind = events.kinds[TIME]
     if kind == "times":
         return _read_timestamps(events, unit)
+    may_be_numbers = unit != "iso"
+    if may_be_numbers and (kind == "integers" or (kind == "text" and events.all_integers(TIME))):
+        return _read_numbers(events, unit, f"CAST({TIME} AS BIGINT)", whole=True)
     if kind == "text" and _is_iso(events, unit):
         events.refuse(f"{_ISO_TEXT} IS NULL", TIME, "not an ISO date", _ADVICE)
         events.refuse(f"{_ISO_TEXT} < 0", TIME, "which is before 1970", _ADVICE)
         return _ISO_TEXT, True
-    if unit == "iso":
+    if not may_be_numbers:
         raise DataError(
             f"{events.source}: column '{events.labels[TIME]}' holds numbers, not ISO dates as "
             "time_unit=iso says. Set time_unit to auto."
         )
-    if kind == "integers" or (kind == "text" and events.all_integers(TIME)):
-        return _read_numbers(events, unit, f"CAST({TIME} AS BIGINT)", whole=True)
     # nan and inf are no times, whether text or numbers.
     number = f"TRY_CAST({TIME} AS DOUBLE)"
     number = f"CASE WHEN isfinite({number}) THEN {number} END"
@@ -92,7 +93,7 @@ def _read_numbers(events: Staging, unit: TimeUnit, number: str, whole: bool) -> 
             advice = "Number a user's events 0, 1, 2, ..., or give seconds since 1970-01-01 UTC."
             events.refuse(too_fine, TIME, "which is no position: not a whole number", advice)
         return f"CAST({number} AS BIGINT)", False
-    scale = _UNITS[chosen]
+    scale = _MICROSECONDS[chosen]
     events.refuse(
         f"{number} >= {_YEAR_10000_US / scale:.0f}",
         TIME,
@@ -106,5 +107,5 @@ def _read_numbers(events: Staging, unit: TimeUnit, number: str, whole: bool) -> 
 
 
 def _unit_by_size(events: Staging, number: str) -> str:
-    largest = events.scalar(f"CAST(max({number}) AS HUGEINT)")
+    largest = events.scalar(f"max({number})")
     return next((unit for unit, size in _SMALLEST.items() if largest >= size), "positions")

@@ -166,12 +166,14 @@ def read_config(file: Path) -> EncoderConfig:
         file: config.json, or bert_config.json of older releases.
 
     Raises:
-        CheckpointError: the file is not JSON, or describes a model that an encoder cannot be.
+        CheckpointError: the file is no JSON object, or describes what an encoder cannot be.
     """
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}. Copy the folder anew.") from error
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{file} is not a JSON object. Copy the folder anew.")
     model_type = fields.get("model_type", "bert")
     if model_type not in ("bert", "nezha", "idbert"):
         raise CheckpointError(
@@ -248,6 +250,9 @@ def bert_obstacles(config: EncoderConfig) -> list[str]:
     obstacles = {
         "relative positions (kind='nezha')": config.encoder_kind != "bert",
         "LayerNorm before the blocks (norm='pre')": config.norm != "post",
+        "positions counted from the newest (position_origin='newest')": (
+            config.position_origin != "oldest"
+        ),
         "causal attention": config.is_causal,
         f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
         "scores without dense layer and LayerNorm (head_transform=False)": (

@@ -17,6 +17,7 @@ from idbert.nn.fusion import FusionSettings, resolve_layers
 
 EncoderKind = Literal["bert", "nezha"]
 Norm = Literal["post", "pre"]
+PositionOrigin = Literal["oldest", "newest"]
 AttentionName = Literal["auto", "sdpa", "eager"]
 
 BERT_MAX_LENGTH = 200
@@ -48,6 +49,10 @@ class EncoderSettings:
 
     max_length: int | None = None
     """Most positions a sequence may have; bert only, 200 by default. NEZHA has no such limit."""
+
+    position_origin: PositionOrigin | None = None
+    """Where positions are counted from; bert only. oldest: 0, 1, 2, ... as in BERT, the default;
+    newest: backwards, so that the item asked for has position 0 however long its history."""
 
     max_relative_position: int | None = None
     """Distance from which on NEZHA tells no difference; nezha only, 64 by default."""
@@ -100,6 +105,11 @@ class EncoderSettings:
                 f"max_length={self.max_length} cannot act: NEZHA has no position embeddings to "
                 "limit. Leave it out, and shorten the sequences themselves."
             )
+        if self.kind == "nezha" and self.position_origin is not None:
+            raise ConfigError(
+                f"position_origin='{self.position_origin}' cannot act: NEZHA's positions are "
+                "relative. Leave it out."
+            )
         if self.kind == "bert" and self.max_relative_position is not None:
             raise ConfigError(
                 f"max_relative_position={self.max_relative_position} cannot act: BERT's positions "
@@ -135,6 +145,7 @@ class EncoderSettings:
             max_relative_position=(
                 None if is_bert else self.max_relative_position or NEZHA_MAX_RELATIVE_POSITION
             ),
+            position_origin=self.position_origin or "oldest",
             type_vocab_size=type_vocab_size,
             hidden_act=self.activation,
             norm=self.norm,
@@ -170,6 +181,7 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     intermediate_size: int = 256
     max_position_embeddings: int | None = BERT_MAX_LENGTH
     """Rows of BERT's position table; None for NEZHA, which has none."""
+    position_origin: PositionOrigin = "oldest"
     max_relative_position: int | None = None
     """NEZHA's clipping distance k; None for BERT."""
     type_vocab_size: int = 1

@@ -130,7 +130,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             input_ids: Tokens or items.
             attention_mask: Not zero at real positions, zero at padding; None where all are real.
             token_type_ids: Segments or behaviours; all 0 if left out.
-            position_ids: BERT's absolute positions; 0, 1, 2, ... if left out.
+            position_ids: BERT's absolute positions; if left out, counted from where the config's
+                `position_origin` says.
             output_hidden_states: Whether to return all states; None for what the config says.
 
         Raises:
@@ -140,6 +141,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
         context = self._context(input_ids, attention_mask)
+        if position_ids is None and self.config.position_origin == "newest":
+            position_ids = positions_from_newest(input_ids, attention_mask)
         embedded_BLD = self.embeddings(
             input_ids, token_type_ids=token_type_ids, position_ids=position_ids
         )
@@ -178,6 +181,16 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             else self.relative_positions(length, is_causal=is_causal)
         )
         return AttentionContext(visible, kernel_is_causal, distances)
+
+
+def positions_from_newest(
+    input_ids: Int[Tensor, "B L"], attention_mask: Shaped[Tensor, "B L"] | None
+) -> Int[Tensor, "#B L"]:
+    """Return how many real positions follow each position; 0 at the last one and behind it."""
+    if attention_mask is None:
+        return torch.arange(input_ids.shape[1] - 1, -1, -1, device=input_ids.device)[None]
+    from_here_BL = attention_mask.ne(0).flip(1).cumsum(1).flip(1)
+    return (from_here_BL - 1).clip(min=0)
 
 
 class LayerStack(nn.Module):

@@ -40,12 +40,12 @@ class ItemModelOutput(ModelOutput):
     """What `ItemModel.forward` returns: the loss where labels were given, else the scores.
 
     Attributes:
-        loss: The targets' summed loss over their number.
-        logits: Scores of all vocabulary rows at all positions.
+        loss: The targets' summed loss over their number, a scalar.
+        logits: Scores of all vocabulary rows at all positions, [B, L, V].
     """
 
-    loss: Float[Tensor, ""] | None = None
-    logits: Float[Tensor, "B L V"] | None = None
+    loss: Any = None  # Tensor | None; accelerate hands the first field a dict of all of them
+    logits: Tensor | None = None
 
 
 class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
@@ -108,6 +108,35 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         loss = loss or LossSettings()
         config.loss, config.loss_chunk_size = loss.name, loss.chunk_size
         return cls(config)
+
+    @torch.no_grad()
+    def start_from(self, pretrained: "ItemModel") -> None:
+        """Take over another model's backbone and item biases, whatever it was trained for.
+
+        The head's transform is taken over where both models have one.
+
+        Args:
+            pretrained: Over the same vocabulary, with the same backbone.
+
+        Raises:
+            ConfigError: the backbones differ in shape.
+        """
+        theirs, ours = pretrained.backbone.state_dict(), self.backbone.state_dict()
+        differing = [
+            f"{name} {list(theirs[name].shape) if name in theirs else 'absent'} there, "
+            f"{list(ours[name].shape) if name in ours else 'absent'} here"
+            for name in sorted(theirs.keys() | ours.keys())
+            if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
+        ]
+        if differing:
+            raise ConfigError(
+                f"The pretrained backbone has another shape: {len(differing)} tensors differ, such "
+                f"as {'; '.join(differing[:3])}. Give both models the same settings."
+            )
+        self.backbone.load_state_dict(theirs)
+        self.head.bias.copy_(pretrained.head.bias)
+        if self.config.head_transform and pretrained.config.head_transform:
+            self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
 
     @property
     def max_length(self) -> int | None:
@@ -182,7 +211,7 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
 
         Args:
             batches: Pairs of the users' positions in the result and a right-padded batch, as
-                `inputs.batching.history_batches` makes them for this model's `objective`.
+                `inputs.item_batches.history_batches` makes them for this model's `objective`.
             num_users: U; a user that is in no batch gets zeros.
         """
         users_UD = torch.zeros(num_users, self.config.hidden_size + 1, device=self.device)

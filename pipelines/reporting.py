@@ -1,0 +1,173 @@
+"""How a run ends: its weights saved, its figures beside the baselines, its report."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from idbert.errors import ConfigError
+from idbert.evaluation.baselines import fit_baselines
+from idbert.evaluation.evaluate import Evaluation, evaluate
+from idbert.evaluation.ranks import Score
+from idbert.evaluation.report import ReportContent, UserExample, report_html
+from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.splits import split as split_log
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.nn.item_models import ItemModel, load_item_model
+from idbert.retrieval.recommender import Recommender
+from idbert.run_dir import RunDir
+from idbert.tables import HISTORY, ITEM, SCORE
+from idbert.training.item_trainer import ItemTrainer
+from idbert.training.validation import Validation, model_score
+from pipelines.cli import Unfinished, stage
+from pipelines.corridor import held_out, log_settings_of, read_log, read_titles
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["validation", "test"]
+
+EXAMPLES = 5
+"""Users whose history and recommendations the report shows."""
+
+SHOWN_EVENTS = 10
+"""Newest events of such a history, and recommendations to it."""
+
+
+def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: ItemTrainer) -> None:
+    """Save what training has made, then evaluate it on the validation part.
+
+    Raises:
+        Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
+    """
+    if not trainer.finished:
+        raise Unfinished(
+            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
+            f"{run.checkpoints}. The same command resumes there."
+        )
+    vocabulary.save(run.path)
+    with run.writing("model") as folder:
+        model.save_pretrained(folder)
+    run.write_json("curve.json", trainer.curve())
+    run.finish()
+    write_report(run, evaluate_runs([run], "validation"))
+    logger.info("%s is finished: %s", run.path, run.report)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """Runs and baselines, evaluated by one protocol.
+
+    Attributes:
+        part: the part of the split.
+        users: its histories and targets.
+        evaluations: by name, the runs in the order given, then the baselines.
+    """
+
+    part: Part
+    users: Validation
+    evaluations: dict[str, Evaluation]
+
+
+def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = True) -> Evaluated:
+    """Evaluate finished runs and the baselines over the full catalogue.
+
+    The baselines are fitted on all events before the part's targets.
+
+    Raises:
+        ConfigError: the runs are not of the same log and split.
+    """
+    settings = log_settings_of(runs[0])
+    for run in runs[1:]:
+        theirs = log_settings_of(run)
+        if (theirs.data, theirs.split) != (settings.data, settings.split):
+            raise ConfigError(
+                f"{run.path} cannot be compared with {runs[0].path}: their data or split settings "
+                "differ. Evaluate it on its own."
+            )
+    vocabulary = Vocabulary.load(runs[0].path)
+    with stage("read and split the log"):
+        parts = split_log(read_log(settings.data), settings.split)
+        withheld = parts.test if part == "test" else parts.validation
+        users = held_out(withheld, vocabulary, None)
+    histories = (users.histories.items, users.histories.offsets)
+    scores = {run.path.name: _score(run, users) for run in runs} | fit_baselines(
+        *histories, *histories, len(vocabulary), train_times=users.histories.times
+    )
+    evaluations = {}
+    for name, score in scores.items():
+        with stage(f"evaluate {name}"):
+            evaluations[name] = evaluate(
+                score,
+                users.targets_U,
+                histories,
+                counts_V=vocabulary.counts_V,
+                split=f"{settings.split.name.replace('_', '-')}, {part}",
+                filter_seen=filter_seen,
+            )
+    return Evaluated(part, users, evaluations)
+
+
+def write_report(run: RunDir, evaluated: Evaluated) -> None:
+    """Write metrics.json and report.html of a finished run.
+
+    Args:
+        run: the first of the evaluated runs.
+        evaluated: its figures; metrics.json keeps those of the other part.
+    """
+    metrics = run.read_json("metrics.json") if run.metrics.exists() else {}
+    metrics[evaluated.part] = {
+        name: evaluation.to_json() for name, evaluation in evaluated.evaluations.items()
+    }
+    run.write_json("metrics.json", metrics)
+    fusion = load_item_model(run.model).backbone.fusion
+    weights = fusion.weights()
+    settings = log_settings_of(run)
+    content = ReportContent(
+        title=f"{run.path.name}: {settings.data.source}",
+        evaluations=evaluated.evaluations,
+        curve=run.read_json("curve.json"),
+        settings=run.read_config(),
+        layer_weights={}
+        if weights is None
+        else {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)},
+        examples=_examples(Recommender.load(run.path), evaluated.users, read_titles(settings.data)),
+    )
+    run.write_text("report.html", report_html(content))
+
+
+def _score(run: RunDir, users: Validation) -> Score:
+    """Return what scores the users by a run's model, which reads as much of a history as it did."""
+    cut = replace(users, max_length=log_settings_of(run).sequences.max_length)
+    return model_score(load_item_model(run.model), cut, BatchSettings())
+
+
+def _examples(
+    recommender: Recommender, users: Validation, titles: dict[Any, str]
+) -> list[UserExample]:
+    """Return the first users' histories and recommendations in words."""
+    ids_of = recommender.vocabulary.ids_of
+    offsets = users.histories.offsets[: EXAMPLES + 1]
+    histories = [ids_of(users.histories.items[start:end]) for start, end in pairwise(offsets)]
+    targets = ids_of(users.targets_U[: len(histories)])
+    k = min(SHOWN_EVENTS, recommender.vocabulary.num_items)
+    lists = recommender.recommend(histories, k)
+
+    def in_words(items: Iterable[Any]) -> list[str]:
+        return [titles.get(item, str(item)) for item in items]
+
+    return [
+        UserExample(
+            user=str(user),
+            history=in_words(history[-SHOWN_EVENTS:]),
+            recommendations=list(zip(in_words(best[ITEM]), best[SCORE].tolist(), strict=True)),
+            target=in_words([target])[0],
+        )
+        for user, history, target, (_, best) in zip(
+            users.histories.users.to_pylist(),
+            histories,
+            targets,
+            lists.groupby(HISTORY),
+            strict=False,
+        )
+    ]

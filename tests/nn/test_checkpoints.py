@@ -1,0 +1,336 @@
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+
+from idbert.errors import CheckpointError, ConfigError
+from idbert.nn.checkpoints import export_bert
+from idbert.nn.config import EncoderSettings
+from idbert.nn.encoder import Encoder
+from idbert.nn.fusion import FusionSettings
+from idbert.nn.item_models import MaskedItemModel, NextItemModel
+
+GOLDEN = Path(__file__).parent.parent / "goldens" / "nezha_k8_h48"
+IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+MASK = (IDS != 0).long()
+SMALL = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 12,
+    "initializer_range": 0.3,
+}
+
+
+def hidden(model) -> torch.Tensor:
+    return model.eval()(IDS, attention_mask=MASK).last_hidden_state
+
+
+def bert_folder(folder: Path, model_class=BertModel) -> BertModel:
+    """Save a small BERT and return its encoder."""
+    torch.manual_seed(0)
+    model = model_class(BertConfig(**SMALL))
+    model.save_pretrained(folder)
+    return getattr(model, "bert", model)
+
+
+def rewrite(folder: Path, change) -> None:
+    """Save the folder's tensors as `change` returns them."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **fields) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+# Published folders, whatever their spelling
+
+
+@pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM, BertForSequenceClassification])
+def test_a_bert_opens_with_and_without_a_head(tmp_path, model_class):
+    theirs = bert_folder(tmp_path, model_class)
+    ours = Encoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(hidden(ours), hidden(theirs))
+    assert (ours.pooler is None) is (theirs.pooler is None)
+    assert not ours.training
+
+
+@pytest.mark.parametrize("prefix", ["bert.", "nezha.", "module.bert.", "backbone.encoder.", ""])
+def test_an_encoder_opens_under_any_prefix(tmp_path, prefix):
+    theirs = bert_folder(tmp_path)
+    rewrite(tmp_path, lambda tensors: {prefix + name: t for name, t in tensors.items()})
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(theirs))
+
+
+def test_gamma_and_beta_are_weight_and_bias(tmp_path):
+    theirs = bert_folder(tmp_path)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def spell_as_of_old(tensors):
+        for new_name, old_name in old.items():
+            tensors = {name.replace(new_name, old_name): t for name, t in tensors.items()}
+        return tensors
+
+    rewrite(tmp_path, spell_as_of_old)
+    assert "embeddings.LayerNorm.gamma" in load_file(tmp_path / "model.safetensors")
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(theirs))
+
+
+def test_a_pytorch_bin_opens_and_so_does_an_old_config_name(tmp_path):
+    theirs = bert_folder(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model_type"]
+    (tmp_path / "bert_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").unlink()
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(theirs))
+
+
+def test_a_nezha_that_calls_itself_bert_with_relative_positions_opens(tmp_path):
+    config = json.loads((GOLDEN / "config.json").read_text())
+    config |= {"model_type": "bert", "use_relative_position": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    os.symlink(GOLDEN / "model.safetensors", tmp_path / "model.safetensors")
+    torch.testing.assert_close(
+        hidden(Encoder.from_pretrained(tmp_path)), hidden(Encoder.from_pretrained(GOLDEN))
+    )
+
+
+def test_a_decoder_opens_as_a_causal_encoder(tmp_path):
+    bert_folder(tmp_path)
+    edit_config(tmp_path, is_decoder=True)
+    theirs = BertModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    ours = Encoder.from_pretrained(tmp_path)
+    assert ours.config.is_causal
+    torch.testing.assert_close(hidden(ours)[MASK.bool()], hidden(theirs)[MASK.bool()])
+
+
+def test_tables_that_can_be_computed_are_left_out(tmp_path):
+    theirs = bert_folder(tmp_path)
+    rewrite(tmp_path, lambda t: t | {"embeddings.position_ids": torch.arange(12)[None]})
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(theirs))
+
+
+def test_a_heads_tensors_are_left_out_and_logged(tmp_path, caplog):
+    bert_folder(tmp_path, BertForSequenceClassification)
+    with caplog.at_level(logging.INFO, logger="idbert"):
+        Encoder.from_pretrained(tmp_path)
+    assert "2 tensors of a head left out: ['classifier.bias', 'classifier.weight']" in caplog.text
+
+
+def test_half_precision_weights_are_computed_in_float32_unless_asked_otherwise(tmp_path):
+    bert_folder(tmp_path)
+    rewrite(tmp_path, lambda tensors: {name: t.half() for name, t in tensors.items()})
+    assert Encoder.from_pretrained(tmp_path).dtype is torch.float32
+    assert Encoder.from_pretrained(tmp_path, dtype=torch.float16).dtype is torch.float16
+
+
+@pytest.mark.parametrize("kind", ["bert", "nezha"])
+def test_an_encoder_saved_by_itself_or_in_a_model_opens_again(tmp_path, kind):
+    settings = EncoderSettings(kind=kind, hidden_size=16, norm="pre", initializer_range=0.3)
+    model = NextItemModel.build(settings, vocab_size=30).eval()
+    encoder = model.backbone.encoder
+    model.save_pretrained(tmp_path / "model")
+    encoder.save_pretrained(tmp_path / "encoder")
+    for name in ("model", "encoder"):
+        opened = Encoder.from_pretrained(tmp_path / name)
+        assert opened.config.is_causal
+        torch.testing.assert_close(hidden(opened), hidden(encoder))
+
+
+# Refusals
+
+
+def test_an_absent_folder_is_refused(tmp_path):
+    for name in (tmp_path / "absent", "no-such-model-anywhere"):
+        with pytest.raises(CheckpointError, match=f"'{name}' is no folder here, and the Hugging"):
+            Encoder.from_pretrained(name)
+
+
+def test_a_folder_without_config_or_weights_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="folder without config.json or bert_config.json"):
+        Encoder.from_pretrained(tmp_path)
+    bert_folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="without model.safetensors or pytorch_model.bin"):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_missing_tensors_are_named(tmp_path):
+    bert_folder(tmp_path)
+    missing = ("embeddings.LayerNorm.bias", "encoder.layer.1.output.dense.weight")
+    rewrite(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if n not in missing})
+    with pytest.raises(CheckpointError, match=f"lack 2 of the encoder's tensors: {missing[0]}, "):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_tensors_of_another_shape_are_named(tmp_path):
+    bert_folder(tmp_path)
+    edit_config(tmp_path, vocab_size=31)
+    message = r"wrong shape 1 .*: embeddings.word_embeddings.weight \[30, 16\], not \[31, 16\]"
+    with pytest.raises(CheckpointError, match=message):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_layers_that_the_config_does_not_know_are_named(tmp_path):
+    bert_folder(tmp_path)
+    edit_config(tmp_path, num_hidden_layers=1)
+    with pytest.raises(CheckpointError, match=r"beyond .* 16 .* encoder.layer.1.*, \.\.\."):
+        Encoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "roberta"}, "model of type 'roberta'. Give a bert, nezha or idbert"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"add_cross_attention": True}, "add_cross_attention is true"),
+        ({"hidden_size": "sixteen"}, "describes no encoder that can be built: .*hidden_size"),
+        ({"num_attention_heads": 3}, "16 cannot be shared evenly by 3 heads"),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(tmp_path, fields, message):
+    bert_folder(tmp_path)
+    edit_config(tmp_path, **fields)
+    with pytest.raises(CheckpointError, match=f"(?s)config.json.*{message}"):
+        Encoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{half", "[1, 2]"])
+def test_a_config_that_is_no_json_object_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="config.json is not a JSON object"):
+        Encoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_half_a_file_is_refused(tmp_path, name):
+    bert_folder(tmp_path)
+    file = tmp_path / "model.safetensors"
+    if name == "pytorch_model.bin":
+        torch.save(load_file(file), tmp_path / name)
+        file.unlink()
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: .* Copy it anew"):
+        Encoder.from_pretrained(tmp_path)
+
+
+class Unsafe:
+    def __reduce__(self):
+        return os.mkdir, ("written-by-a-pickle",)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bert_folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Unsafe()}, "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pytorch_model.bin cannot be read"):
+        Encoder.from_pretrained(tmp_path)
+    assert not Path("written-by-a-pickle").exists()
+
+
+def test_a_training_checkpoint_in_place_of_weights_is_refused(tmp_path):
+    bert_folder(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"model": tensors, "epoch": 3}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="holds no plain table of tensors"):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_no_encoder_or_two_are_refused(tmp_path):
+    bert_folder(tmp_path)
+    rewrite(
+        tmp_path,
+        lambda tensors: {
+            side + name: tensor.clone() for name, tensor in tensors.items() for side in ("a.", "b.")
+        },
+    )
+    with pytest.raises(CheckpointError, match="hold 2 tensors '...embeddings.word_embeddings"):
+        Encoder.from_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: {"weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="hold 0 tensors"):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_fused_attention_is_refused_when_a_nezha_is_opened():
+    with pytest.raises(ConfigError, match="set attention='eager'"):
+        Encoder.from_pretrained(GOLDEN, attn_implementation="sdpa")
+
+
+# Export
+
+
+def masked_item_model(**settings) -> MaskedItemModel:
+    torch.manual_seed(0)
+    model = MaskedItemModel.build(
+        EncoderSettings(hidden_size=16, max_length=12, initializer_range=0.3, **settings),
+        vocab_size=30,
+        num_behaviours=2,
+    )
+    torch.nn.init.normal_(model.head.bias)
+    return model.eval()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_an_exported_model_opens_in_transformers_with_the_same_logits(tmp_path, activation):
+    ours = masked_item_model(activation=activation)
+    export_bert(ours, tmp_path / "bert")
+    theirs, loading = BertForMaskedLM.from_pretrained(tmp_path / "bert", output_loading_info=True)
+    assert not any(loading.values())
+    inputs = {"attention_mask": MASK, "token_type_ids": torch.tensor([[0, 1, 0, 1]] * 2)}
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS, **inputs).logits, theirs(IDS, **inputs).logits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert"]
+
+
+def test_an_exported_model_opens_as_an_encoder(tmp_path):
+    ours = masked_item_model()
+    export_bert(ours, tmp_path)
+    torch.testing.assert_close(
+        hidden(Encoder.from_pretrained(tmp_path)), hidden(ours.backbone.encoder)
+    )
+
+
+def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
+    fused = masked_item_model(fusion=FusionSettings("softmax"))
+    with pytest.raises(ConfigError, match=r"BERT cannot express this model: layer fusion .*\.$"):
+        export_bert(fused, tmp_path)
+    settings = EncoderSettings(
+        kind="nezha", norm="pre", fusion=FusionSettings("mean"), head_transform=False
+    )
+    model = NextItemModel.build(settings, vocab_size=30)
+    with pytest.raises(ConfigError) as refusal:
+        export_bert(model, tmp_path)
+    for obstacle in ("kind='nezha'", "norm='pre'", "causal", "'mean'", "head_transform=False"):
+        assert obstacle in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="is not empty. Export to a new folder"):
+        export_bert(masked_item_model(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def disk_is_full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("idbert.nn.checkpoints.save_file", disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        export_bert(masked_item_model(), tmp_path / "bert")
+    assert not list(tmp_path.iterdir())

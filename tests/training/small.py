@@ -1,0 +1,96 @@
+"""A training so small that it takes a fraction of a second."""
+
+import hashlib
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.sequences import Sequences
+from idbert.nn.config import EncoderSettings
+from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.training.arguments import TrainingSettings
+from idbert.training.trainer import build_trainer
+from idbert.training.validation import Validation
+from tests.worlds import cycle_world
+
+FIRST_ITEM, NUM_ITEMS = 4, 12
+BATCHES = 6  # of an epoch, with the default token budget
+TOKEN_BUDGET = 95
+
+
+def histories(num_users=64):
+    """Everybody's walk round the circle, as vocabulary rows."""
+    events = cycle_world(num_users=num_users, num_items=NUM_ITEMS)
+    rows = events["item_id"].str.split().str[1].astype(int) + FIRST_ITEM
+    return [list(user) for _, user in rows.groupby(events["user_id"])]
+
+
+def validation():
+    walks = histories()
+    targets_U = np.array([walk[-1] for walk in walks])
+    known = Sequences.from_histories([walk[:-1] for walk in walks])
+    return Validation(known, targets_U, filter_seen=False)
+
+
+def build_model(model_class=NextItemModel, seed=0, **changes):
+    torch.manual_seed(seed)
+    settings = EncoderSettings(hidden_size=16, num_layers=1, max_length=12, **changes)
+    return model_class.build(settings, vocab_size=FIRST_ITEM + NUM_ITEMS)
+
+
+def build(
+    folder,
+    model_class=NextItemModel,
+    with_validation=True,
+    callbacks=(),
+    token_budget=TOKEN_BUDGET,
+    max_padding=0.08,
+    model=None,
+    **settings,
+):
+    """Build a trainer of two epochs on the circle; `settings` are TrainingSettings."""
+    return build_trainer(
+        model or build_model(model_class),
+        Sequences.from_histories([walk[:-1] for walk in histories()]),
+        MaskingSettings() if model_class is MaskedItemModel else None,
+        BatchSettings(token_budget=token_budget, max_padding=max_padding),
+        TrainingSettings(**{"epochs": 2, "learning_rate": 0.01} | settings),
+        output_dir=folder,
+        validation=validation() if with_validation else None,
+        callbacks=callbacks,
+    )
+
+
+def weights_sha256(model):
+    """Return a digest of all weights, bit for bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def checkpoint_steps(folder):
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+
+
+class AtStep(TrainerCallback):
+    """Does something before the step after `step`, once."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step and self.action is not None:
+            action, self.action = self.action, None
+            action()
+
+
+class Killed(BaseException):
+    """Stands for what ends a process at any moment."""
+
+
+def die():
+    raise Killed

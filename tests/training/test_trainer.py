@@ -1,0 +1,220 @@
+"""A training from build_trainer to its end."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from idbert.errors import ConfigError, DataError
+from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.sequences import Sequences
+from idbert.nn.fusion import FusionSettings
+from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_model
+from idbert.training.arguments import TrainingSettings
+from idbert.training.callbacks import EarlyStopping
+from idbert.training.parameters import parameter_groups
+from idbert.training.trainer import build_trainer
+from idbert.training.validation import Validation, validation_metrics
+from tests.training.small import (
+    BATCHES,
+    build,
+    build_model,
+    checkpoint_steps,
+    validation,
+    weights_sha256,
+)
+
+
+def test_training_on_the_circle_finds_the_next_item(tmp_path):
+    trainer = build(tmp_path, epochs=15, learning_rate=0.02)
+    trainer.train_or_resume()
+    assert trainer.finished
+    assert trainer.evaluate()["eval_recall@1"] == 1.0
+
+
+@pytest.mark.parametrize("model_class", [MaskedItemModel, NextItemModel])
+def test_accumulated_batches_give_loss_and_gradient_of_one_large_batch(model_class, tmp_path):
+    rows = []
+    for token_budget, max_padding in [(10_000, 0.9), (95, 0.08)]:
+        trainer = build(
+            tmp_path / str(token_budget),
+            model=build_model(model_class, hidden_dropout=0.0),
+            model_class=model_class,
+            with_validation=False,
+            token_budget=token_budget,
+            max_padding=max_padding,
+            accumulation=100,
+            epochs=1,
+            warmup=0,
+        )
+        trainer.train_or_resume()
+        assert trainer.state.global_step == 1
+        batches = len(trainer.get_train_dataloader())
+        rows.append(trainer.state.log_history[0] | {"batches": batches})
+    one, many = rows
+    assert (one["batches"], many["batches"]) == (1, BATCHES)
+    assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
+
+
+def test_the_last_step_of_an_epoch_accumulates_what_is_left(tmp_path):
+    trainer = build(tmp_path, accumulation=4, epochs=2)
+    trainer.train_or_resume()
+    assert [(row["step"], row["epoch"]) for row in trainer.curve()] == [(2, 1.0), (4, 2.0)]
+
+
+def test_max_steps_ends_training_within_an_epoch_with_an_evaluation(tmp_path):
+    trainer = build(tmp_path, max_steps=BATCHES + 2)
+    trainer.train_or_resume()
+    assert trainer.state.global_step == BATCHES + 2
+    assert [row["step"] for row in trainer.curve() if "ndcg@10" in row] == [BATCHES, BATCHES + 2]
+    assert checkpoint_steps(tmp_path) == [BATCHES, BATCHES + 2]
+
+
+def test_the_curve_holds_loss_and_metrics_of_every_epoch(tmp_path):
+    trainer = build(tmp_path, epochs=3)
+    trainer.train_or_resume()
+    curve = trainer.curve()
+    assert [row["epoch"] for row in curve] == [1.0, 2.0, 3.0]
+    assert [row["step"] for row in curve] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
+    assert all(
+        {"loss", "learning_rate", "ndcg@10", "recall@10", "mrr@20"} <= set(row) for row in curve
+    )
+    assert curve[2]["loss"] < curve[1]["loss"] < curve[0]["loss"]
+
+
+def test_without_a_validation_part_the_last_weights_are_kept(tmp_path):
+    trainer = build(tmp_path, with_validation=False)
+    trainer.train_or_resume()
+    last = load_item_model(tmp_path / f"checkpoint-{2 * BATCHES}")
+    assert weights_sha256(last) == weights_sha256(trainer.model)
+    assert all("ndcg@10" not in row for row in trainer.curve())
+
+
+class WorseEachTime(TrainerCallback):
+    """Makes every evaluation worse than the one before."""
+
+    def __init__(self, monkeypatch):
+        self.calls = 0
+        monkeypatch.setattr("idbert.training.item_trainer.validation_metrics", self.metrics)
+
+    def metrics(self, *_):
+        self.calls += 1
+        return {"ndcg@10": 1 / self.calls}
+
+
+def test_training_stops_early_and_ends_with_the_best_weights(tmp_path, monkeypatch):
+    WorseEachTime(monkeypatch)
+    trainer = build(tmp_path, epochs=10, patience=2)
+    trainer.train_or_resume()
+    assert trainer.finished
+    assert trainer.state.global_step == 3 * BATCHES
+    best = load_item_model(tmp_path / f"checkpoint-{BATCHES}")
+    assert weights_sha256(best) == weights_sha256(trainer.model)
+
+
+def test_the_newest_checkpoints_and_the_best_one_stay_on_disk(tmp_path, monkeypatch):
+    WorseEachTime(monkeypatch)
+    build(tmp_path, epochs=5, keep_checkpoints=2).train_or_resume()
+    assert checkpoint_steps(tmp_path) == [BATCHES, 4 * BATCHES, 5 * BATCHES]
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "exhausted"),
+    [
+        ([], 1, False),
+        ([0.1], 1, False),
+        ([0.1, 0.2], 1, False),
+        ([0.2, 0.1], 1, True),
+        ([0.2, 0.2], 1, True),
+        ([0.2, 0.1, 0.1], 3, False),
+        ([0.2, 0.1, 0.3], 1, False),
+    ],
+)
+def test_patience_counts_the_evaluations_since_the_first_best(values, patience, exhausted):
+    log = [{"loss": 1.0}, *({"eval_ndcg@10": value} for value in values)]
+    assert EarlyStopping("eval_ndcg@10", patience).is_exhausted(log) is exhausted
+
+
+def test_a_users_own_callback_is_called(tmp_path):
+    steps = []
+
+    class Mine(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            steps.append(state.global_step)
+
+    build(tmp_path, callbacks=[Mine()]).train_or_resume()
+    assert steps == list(range(1, 2 * BATCHES + 1))
+
+
+def test_worker_processes_do_not_change_the_result(tmp_path):
+    results = []
+    for num_workers in (0, 1):
+        trainer = build(tmp_path / str(num_workers), epochs=1, num_workers=num_workers)
+        trainer.train_or_resume()
+        results.append(weights_sha256(trainer.model))
+    assert results[0] == results[1]
+
+
+def test_matrices_decay_and_biases_norms_and_layer_weights_do_not():
+    model = build_model(MaskedItemModel, fusion=FusionSettings("softmax"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying, others = parameter_groups(model, weight_decay=0.1)
+    assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
+    decaying_names = {names[id(parameter)] for parameter in decaying["params"]}
+    other_names = {names[id(parameter)] for parameter in others["params"]}
+    assert decaying_names | other_names == set(names.values())
+    assert all(name.endswith(".weight") for name in decaying_names)
+    assert not any("LayerNorm" in name for name in decaying_names)
+    assert any("word_embeddings" in name for name in decaying_names)
+    assert any("fusion" in name for name in other_names)
+
+
+def test_frozen_parameters_are_left_out_of_the_optimizer():
+    model = build_model()
+    model.backbone.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.1)
+    assert [len(group["params"]) for group in groups] == [0, 1]
+
+
+def test_validation_ranks_as_the_scores_do():
+    model, part = build_model().eval(), validation()
+    metrics = validation_metrics(model, part, BatchSettings())
+    hits = []
+    for user in range(len(part.histories)):
+        walk = part.histories.items[part.histories.offsets[user] : part.histories.offsets[user + 1]]
+        scores_V = model(torch.from_numpy(walk[None].astype(np.int64))).logits[0, -1]
+        scores_V[:4] = -torch.inf
+        hits.append(int(part.targets_U[user]) in scores_V.topk(5).indices.tolist())
+    assert metrics["recall@5"] == pytest.approx(np.mean(hits))
+
+
+def test_validation_filters_seen_items_when_told_to():
+    model, part = build_model(), validation()
+    filtered = Validation(part.histories, part.targets_U, filter_seen=True)
+    assert (
+        validation_metrics(model, filtered, BatchSettings())["recall@10"]
+        > validation_metrics(model, part, BatchSettings())["recall@10"]
+    )
+
+
+def test_a_validation_part_of_unequal_lengths_is_refused():
+    with pytest.raises(DataError, match="64 histories and 63 targets"):
+        Validation(validation().histories, validation().targets_U[1:])
+
+
+def test_masking_is_needed_by_one_model_and_refused_by_the_other(tmp_path):
+    walks = Sequences.from_histories([[4, 5, 6]])
+    rest = (BatchSettings(), TrainingSettings())
+    with pytest.raises(ConfigError, match="needs masking settings"):
+        build_trainer(build_model(MaskedItemModel), walks, None, *rest, output_dir=tmp_path)
+    with pytest.raises(ConfigError, match="Masking cannot act on a next-item model"):
+        build_trainer(build_model(), walks, MaskingSettings(), *rest, output_dir=tmp_path)
+
+
+def test_what_needs_a_validation_part_is_refused_without_one(tmp_path):
+    with pytest.raises(ConfigError, match="patience=3 cannot act without a validation part"):
+        build(tmp_path, with_validation=False, patience=3)
+    with pytest.raises(ConfigError, match="without a validation part to evaluate on"):
+        build(tmp_path, with_validation=False).evaluate()

@@ -1,0 +1,171 @@
+"""The settings of a training: each one acts, and none that cannot is taken."""
+
+import math
+
+import pytest
+import torch
+
+from idbert.errors import ConfigError, MissingExtraError
+from idbert.training import arguments
+from idbert.training.arguments import SCHEDULES, TrainingSettings, to_training_arguments
+from tests.training.small import BATCHES, build, checkpoint_steps, weights_sha256
+
+WARMUP, STEPS, PEAK = 3, 2 * BATCHES, 0.01
+
+
+def after_warmup(step):
+    return (step - WARMUP) / (STEPS - WARMUP)
+
+
+EXPECTED = {
+    "constant": lambda step: 1.0,
+    "constant_with_warmup": lambda step: 1.0,
+    "linear": lambda step: 1 - after_warmup(step),
+    "cosine": lambda step: (1 + math.cos(math.pi * after_warmup(step))) / 2,
+    "cosine_with_restarts": lambda step: (
+        (1 + math.cos(math.pi * (2 * after_warmup(step) % 1.0))) / 2
+    ),
+    "polynomial": lambda step: (1 - after_warmup(step)) ** 2,
+    "inverse_sqrt": lambda step: math.sqrt(WARMUP / step),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_learning_rate_follows_the_named_curve(schedule, tmp_path):
+    warmup = 0 if schedule == "constant" else WARMUP
+    trainer = build(
+        tmp_path,
+        with_validation=False,
+        schedule=schedule,
+        warmup=warmup,
+        learning_rate=PEAK,
+        log_every_steps=1,
+    )
+    trainer.train_or_resume()
+    rates = [row["learning_rate"] for row in trainer.curve()]
+    expected = [
+        PEAK * (step / warmup if step < warmup else EXPECTED[schedule](step))
+        for step in range(STEPS)
+    ]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_warmup_below_one_is_a_share_of_all_steps(tmp_path):
+    trainer = build(tmp_path, with_validation=False, warmup=0.25, log_every_steps=1)
+    trainer.train_or_resume()
+    rates = [row["learning_rate"] for row in trainer.curve()]
+    assert rates.index(max(rates)) == STEPS // 4
+
+
+def outcome(trainer, folder):
+    """Return all that a setting can change."""
+    arguments = trainer.args.to_dict()
+    ignored = ("output_dir", "logging_dir")
+    return {
+        "arguments": {name: value for name, value in arguments.items() if name not in ignored},
+        "weights": weights_sha256(trainer.model),
+        "curve": trainer.curve(),
+        "checkpoints": checkpoint_steps(folder),
+        "workers": trainer.get_train_dataloader().num_workers,
+    }
+
+
+BASE = {"epochs": 3, "schedule": "linear", "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "seen_in", "beside"),
+    [
+        ("epochs", 2, "weights", {}),
+        ("max_steps", 4, "weights", {}),
+        ("learning_rate", 0.02, "weights", {}),
+        ("weight_decay", 0.5, "weights", {}),
+        ("schedule", "cosine", "weights", {}),
+        ("warmup", 0.5, "weights", {}),
+        ("cycles", 3, "weights", {"schedule": "cosine_with_restarts"}),
+        ("power", 3, "weights", {"schedule": "polynomial"}),
+        ("accumulation", 2, "weights", {}),
+        ("clip_norm", 0.01, "weights", {}),
+        ("evaluate_every", 0.5, "curve", {}),
+        ("metric", "recall@1", "arguments", {}),
+        ("patience", 1, "curve", {"learning_rate": 1e-12}),
+        ("load_best", False, "weights", {"metric": "recall@20"}),
+        ("checkpoint_every_steps", 5, "checkpoints", {}),
+        ("keep_checkpoints", 1, "checkpoints", {"metric": "recall@20"}),
+        ("log_every_steps", 2, "curve", {}),
+        ("seed", 1, "weights", {}),
+        ("precision", "bfloat16", "weights", {}),
+        ("num_workers", 1, "workers", {}),
+        ("gradient_checkpointing", True, "arguments", {}),
+    ],
+)
+def test_every_setting_acts(field, value, seen_in, beside, tmp_path):
+    outcomes = []
+    for name, settings in [("before", {}), ("after", {field: value})]:
+        trainer = build(tmp_path / name, **BASE | beside | settings)
+        trainer.train_or_resume()
+        outcomes.append(outcome(trainer, tmp_path / name))
+    assert outcomes[0][seen_in] != outcomes[1][seen_in]
+
+
+def test_the_device_can_be_the_cpu_though_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    arguments = {
+        device: to_training_arguments(
+            TrainingSettings(device=device), "out", steps_per_epoch=1, with_validation=False
+        )
+        for device in ("auto", "cpu")
+    }
+    assert not arguments["auto"].use_cpu and arguments["cpu"].use_cpu
+
+
+def test_trackers_are_handed_to_transformers(monkeypatch):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["trackio"])
+    settings = TrainingSettings(trackers=("trackio",))
+    translated = to_training_arguments(settings, "out", steps_per_epoch=1, with_validation=False)
+    assert translated.report_to == ["trackio"]
+
+
+def test_steps_follow_from_epochs_and_accumulation():
+    settings = TrainingSettings(epochs=3, accumulation=4, evaluate_every=0.5)
+    assert settings.steps_per_epoch(batches_per_epoch=10) == 3
+    assert settings.total_steps(steps_per_epoch=3) == 9
+    assert settings.steps_between_evaluations(steps_per_epoch=3) == 2
+    assert settings.steps_between_evaluations(steps_per_epoch=1) == 1
+    assert TrainingSettings(epochs=3, max_steps=7).total_steps(steps_per_epoch=3) == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be at least 1."),
+        ({"max_steps": 0}, "max_steps is 0; it must be at least 1."),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0."),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be above 0."),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be at least 0."),
+        ({"warmup": -1}, "warmup is -1; it must be at least 0."),
+        ({"clip_norm": 0}, "clip_norm is 0; it must be above 0."),
+        ({"evaluate_every": 0}, "evaluate_every is 0; it must be above 0."),
+        ({"patience": 0}, "patience is 0; it must be at least 1."),
+        ({"num_workers": -1}, "num_workers is -1; it must be at least 0."),
+        ({"schedule": "linaer"}, "There is no schedule 'linaer'. Did you mean 'linear'?"),
+        ({"metric": "ndgc@10"}, "There is no metric 'ndgc@10'. Did you mean 'ndcg@10'?"),
+        ({"precision": "float16"}, "There is no precision 'float16'. Did you mean 'bfloat16'?"),
+        ({"device": "gpu"}, "There is no device 'gpu'. Did you mean 'cpu'?"),
+        ({"trackers": ("wandbb",)}, "There is no tracker 'wandbb'. Did you mean 'wandb'?"),
+        ({"schedule": "constant"}, "warmup=0.05 cannot act with the schedule 'constant'"),
+        ({"schedule": "constant_with_warmup", "warmup": 0}, "needs a warmup above 0"),
+        ({"cycles": 3}, "cycles=3 cannot act with the schedule 'linear'"),
+        ({"power": 3}, "power=3 cannot act with the schedule 'linear'"),
+    ],
+)
+def test_a_setting_out_of_range_or_without_effect_is_refused(settings, words):
+    with pytest.raises(ConfigError) as error:
+        TrainingSettings(**settings)
+    assert words in str(error.value)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: [])
+    with pytest.raises(MissingExtraError, match="'comet_ml' is not installed. Run: pip install co"):
+        TrainingSettings(trackers=("comet_ml",))
