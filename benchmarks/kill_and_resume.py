@@ -4,7 +4,7 @@
 
 The run that was killed must end with the weights of one that was not, bit for bit. Half of the
 kills fall on random moments, the other half on moments at which a checkpoint is being written.
-Without --data the log is generated. Takes about two minutes on two cores.
+Without --data the log is generated. Takes about a minute on two cores.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def kill_repeatedly(folder: Path, arguments: list[str], kills: int, rng: random.
     for number in range(1, kills + 1):
         # Further than at the last kill, so that leftovers of that one are gone; before the end.
         target = newest_step(folder) + CHECKPOINT_EVERY
-        target += rng.randrange((STEPS - 2 * CHECKPOINT_EVERY - target) // (kills + 1 - number))
+        target += rng.randrange((STEPS - 20 - target) // (kills + 1 - number))
         process = start(folder, arguments)
         until = time.monotonic() + 300
         while newest_step(folder) < target and process.poll() is None:
@@ -88,7 +88,7 @@ def kill_repeatedly(folder: Path, arguments: list[str], kills: int, rng: random.
         else:
             while not being_written(folder) and process.poll() is None:
                 pass
-            time.sleep(rng.uniform(0, 0.01))
+            time.sleep(rng.uniform(0, 0.003))
         process.kill()
         if process.wait() == 0:
             raise RuntimeError(f"the training ended before kill {number}; raise STEPS")

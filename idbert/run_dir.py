@@ -136,7 +136,10 @@ class RunDir:
     @property
     def model_sha256(self) -> str:
         """Digest of the weights of a finished run; an index names the model it was made from."""
-        return str(self._marker()["files"]["model/model.safetensors"]["sha256"])
+        files = self._marker()["files"]
+        if not files:
+            raise CheckpointError(f"{self.path}: training has not finished, there are no weights.")
+        return str(files["model/model.safetensors"]["sha256"])
 
     @property
     def config(self) -> Path:

@@ -108,6 +108,8 @@ def test_an_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
         match=r"cannot be finished without vocabulary\.parquet, model/config\.json, model/model",
     ):
         run.finish()
+    with pytest.raises(CheckpointError, match="has not finished, there are no weights"):
+        _ = run.model_sha256
 
 
 def test_a_run_of_another_stage_is_refused(tmp_path: Path) -> None:

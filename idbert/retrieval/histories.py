@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 History: TypeAlias = Sequence[str] | Sequence[int] | np.ndarray | pd.Series
 """Item ids of one user, oldest first."""
 
+HistoryList: TypeAlias = Sequence[History] | np.ndarray | pd.Series
+"""One history a user, as a list, an array or a Series of them."""
+
 HistoryTable: TypeAlias = pd.DataFrame | pa.Table | Interactions
 """Columns user_id and item_id; where there is a timestamp it orders a user's rows, else their place
 does; a behaviour is read where the vocabulary knows behaviours."""
@@ -73,9 +76,7 @@ class Histories:
         )
 
 
-def read_histories(
-    histories: Sequence[History] | HistoryTable, vocabulary: Vocabulary
-) -> Histories:
+def read_histories(histories: HistoryList | HistoryTable, vocabulary: Vocabulary) -> Histories:
     """Turn histories into vocabulary rows; unknown items are skipped and counted.
 
     Args:
@@ -94,11 +95,11 @@ def read_histories(
         key, items = USER, histories.column(ITEM)
         keys = histories.column(USER).take(pa.array(offsets[:-1])).combine_chunks()
     else:
-        _check_lists(histories)
-        lengths = np.fromiter(map(len, histories), np.int64, len(histories))
+        lists = _checked_lists(histories)
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         offsets = np.append(np.zeros(1, np.int64), lengths.cumsum())
-        key, keys = HISTORY, pa.array(np.arange(len(histories)))
-        items = _flat(histories)
+        key, keys = HISTORY, pa.array(np.arange(len(lists)))
+        items = _flat(lists)
     rows_T = vocabulary.rows(items)
     behaviours_T = None
     if vocabulary.behaviours:
@@ -140,27 +141,24 @@ def _read_table(table: pd.DataFrame | pa.Table, *, with_behaviours: bool) -> Int
     return read_interactions(table, settings)
 
 
-def _check_lists(histories: Any) -> None:
+def _checked_lists(histories: Any) -> list[History]:
     """Refuse what is not a list of lists, such as the single history that was meant to be one."""
-    if isinstance(histories, str | dict) or not isinstance(histories, Sequence | np.ndarray):
+    if isinstance(histories, str) or not isinstance(histories, Sequence | np.ndarray | pd.Series):
         raise DataError(
             f"histories are lists of item ids, or a table with {USER} and {ITEM}; got "
             f"{type(histories).__name__}."
         )
-    is_list = np.fromiter(
-        (isinstance(one, Sequence | np.ndarray | pd.Series) and not isinstance(one, str)
-         for one in histories),
-        bool, len(histories),
-    )  # fmt: skip
-    if not is_list.all():
-        place = int(np.argmin(is_list))
+    lists = list(histories)
+    wrong = [one for one in lists if isinstance(one, str) or not hasattr(one, "__len__")]
+    if wrong:
         raise DataError(
-            f"history {place} is not a list of item ids but {histories[place]!r}. For a single "
-            "history give a list that holds it: [history]."
+            f"{len(wrong)} of {len(lists)} histories are not lists of item ids; the first of them "
+            f"is {wrong[0]!r}. For a single history give a list that holds it: [history]."
         )
+    return lists
 
 
-def _flat(histories: Sequence[History]) -> pa.Array:
+def _flat(histories: list[History]) -> pa.Array:
     """Return all ids end to end."""
     try:
         return pa.array(list(chain.from_iterable(histories)))

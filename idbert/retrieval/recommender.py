@@ -1,7 +1,6 @@
 """Recommendations in the caller's own ids, for users whether or not the model has seen them."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from idbert.inputs.item_batches import history_batches
 from idbert.inputs.vocabulary import FIRST_ITEM, UNK, Ids, Vocabulary
 from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.retrieval.exact import ExactIndex
-from idbert.retrieval.histories import Histories, History, HistoryTable, read_histories
+from idbert.retrieval.histories import Histories, HistoryList, HistoryTable, read_histories
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.vectors import Layer, cosine_vectors, item_layer_vectors
 from idbert.run_dir import RunDir
@@ -98,7 +97,7 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Sequence[History] | HistoryTable,
+        histories: HistoryList | HistoryTable,
         k: int = 10,
         *,
         filter_seen: bool = True,
@@ -165,7 +164,7 @@ class Recommender:
         return self._reported(table.to_pandas(), read)
 
     def score(
-        self, histories: Sequence[History] | HistoryTable, *, behaviour: str | None = None
+        self, histories: HistoryList | HistoryTable, *, behaviour: str | None = None
     ) -> pd.DataFrame:
         """Return the model's score of every item for each history; no filter, no index.
 
@@ -235,6 +234,26 @@ class Recommender:
             }
         ).to_pandas()
         return frame
+
+    def user_vectors(
+        self, histories: Sequence[History] | HistoryTable, *, behaviour: str | None = None
+    ) -> tuple[pa.Array, Float32[np.ndarray, "U _"]]:
+        """Return the vectors that items are searched by: their inner products are the scores.
+
+        Args:
+            histories: as for `recommend`; those without a known item have no vector.
+            behaviour: as for `recommend`.
+
+        Returns:
+            The users (or numbers of the histories), and one vector for each, [U, D+1].
+
+        Raises:
+            DataError: the histories are not what they must be, or none has a known item.
+        """
+        known = read_histories(histories, self.vocabulary).not_empty()
+        if len(known) == 0:
+            raise DataError("none of the histories has an item that the model knows.")
+        return known.keys, self._user_vectors(known, behaviour)
 
     @property
     def _counts_N(self) -> Int64[np.ndarray, "N"]:

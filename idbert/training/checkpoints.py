@@ -6,6 +6,7 @@ manifest, `checkpoint.json`, lists the files, so that a folder copied in part is
 
 import json
 import logging
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -57,10 +58,11 @@ def writing_checkpoint(
             _write_manifest(aside, origin)
     # torch and safetensors report a failed write as errors of their own
     except (OSError, RuntimeError, SafetensorError, DataError) as error:
-        free_mib = shutil.disk_usage(folder).free / 2**20
+        needed_mib = math.ceil(needed_bytes / 2**20)
+        free_mib = shutil.disk_usage(folder).free // 2**20
         raise CheckpointError(
             f"checkpoint-{step} could not be written in {folder}: {error}. It needs about "
-            f"{needed_bytes / 2**20:.0f} MiB, and {free_mib:.0f} MiB are free. Earlier checkpoints "
+            f"{needed_mib} MiB, and {free_mib} MiB are free. Earlier checkpoints "
             "are intact: make room, and start the same command again to resume."
         ) from error
 

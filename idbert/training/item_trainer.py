@@ -95,7 +95,8 @@ class ItemTrainer(Trainer):
         Raises:
             CheckpointError: a checkpoint cannot be written, or was written by another training.
         """
-        remove_leftovers(self._folder)
+        if self.args.should_save:
+            remove_leftovers(self._folder)
         newest = newest_checkpoint(self._folder)
         if newest is not None:
             check_origin(newest, self._origin)
@@ -116,15 +117,15 @@ class ItemTrainer(Trainer):
         """
         rows: dict[int, dict[str, float]] = {}
         for entry in self.state.log_history:
-            step = int(entry["step"])
             values = {
                 name.removeprefix("eval_"): value
                 for name, value in entry.items()
                 if name in ("loss", "learning_rate") or name.startswith("eval_")
             }
             if values:
-                row = rows.setdefault(step, {"epoch": entry["epoch"], "step": step})
-                row.update(values)
+                row = rows.setdefault(int(entry["step"]), {})
+                # What came first stays: `evaluate` may be called again with the best weights.
+                row.update({"epoch": entry["epoch"], "step": entry["step"]} | values | row)
         return [rows[step] for step in sorted(rows)]
 
     # What follows overrides Trainer, whose names and arguments are kept.

@@ -2,6 +2,7 @@
 
 import logging
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -41,6 +42,7 @@ def test_lists_keep_their_order_and_are_numbered(vocabulary: Vocabulary) -> None
         [pd.Series(["item 03", "item 01"], index=[7, 7])],
         (("item 03", "item 01"),),
         np.array([["item 03", "item 01"]]),
+        pd.Series([["item 03", "item 01"]], index=[7]),
     ],
 )
 def test_arrays_series_and_tuples_are_lists_too(lists: object, vocabulary: Vocabulary) -> None:
@@ -91,8 +93,11 @@ def test_behaviours_are_read_where_the_vocabulary_knows_them() -> None:
 @pytest.mark.parametrize(
     ("histories", "words"),
     [
-        (["item 01", "item 02"], r"history 0 is not a list of item ids but 'item 01'.*\[history\]"),
-        ([["item 01"], "item 02"], "history 1 is not a list of item ids but 'item 02'"),
+        (["item 01", "item 02"], r"2 of 2 histories are not lists .* is 'item 01'.*: \[history\]"),
+        (
+            [["item 01"], "item 02"],
+            "1 of 2 histories are not lists of item ids; the first of them is 'item 02'",
+        ),
         (
             "item 01",
             r"histories are lists of item ids, or a table with user_id and item_id; got str",
@@ -107,7 +112,8 @@ def test_behaviours_are_read_where_the_vocabulary_knows_them() -> None:
     ],
 )
 def test_what_is_no_history_is_refused(
-    histories: object, words: str, vocabulary: Vocabulary
+    histories: object, words: str, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a caller's program does
     with pytest.raises(DataError, match=words):
         read_histories(histories, vocabulary)

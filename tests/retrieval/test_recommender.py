@@ -204,7 +204,12 @@ def test_the_behaviour_asked_for_changes_the_recommendations() -> None:
         recommender.recommend(history, behaviour="bye")
 
 
-def test_a_behaviour_that_cannot_act_is_refused(recommender: Recommender) -> None:
+def test_a_behaviour_that_cannot_act_is_refused(
+    recommender: Recommender, vocabulary: Vocabulary
+) -> None:
+    knowing = Vocabulary(vocabulary.ids, vocabulary.counts_V, ("view", "buy"))
+    with pytest.raises(ConfigError, match="behaviour='buy' cannot act on a next-item model"):
+        Recommender(recommender.model, knowing).recommend([["item 01"]], behaviour="buy")
     with pytest.raises(ConfigError, match="behaviour='buy' cannot act on a log without any"):
         recommender.recommend([["item 01"]], behaviour="buy")
 

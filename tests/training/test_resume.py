@@ -23,8 +23,6 @@ from tests.training.small import (
     weights_sha256,
 )
 
-BOTH = pytest.mark.parametrize("model_class", [MaskedItemModel, NextItemModel])
-
 
 def result(trainer):
     return weights_sha256(trainer.model), trainer.curve()
@@ -52,8 +50,10 @@ def resumed(folder, **settings):
     return result(trainer)
 
 
-@BOTH
-@pytest.mark.parametrize("step", [3, BATCHES, BATCHES + 1, 2 * BATCHES - 1])
+@pytest.mark.parametrize(
+    ("model_class", "step"),
+    [(MaskedItemModel, 3), (NextItemModel, BATCHES), (MaskedItemModel, 2 * BATCHES - 1)],
+)
 def test_a_killed_run_resumes_to_the_same_weights_and_curve(model_class, step, tmp_path):
     settings = {"model_class": model_class, "checkpoint_every_steps": 2, "evaluate_every": 0.5}
     expected = uninterrupted(tmp_path / "whole", **settings)
@@ -62,18 +62,18 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curve(model_class, step, t
 
 
 def test_a_run_killed_again_and_again_resumes_to_the_same_weights(tmp_path):
-    settings = {"accumulation": 4, "checkpoint_every_steps": 1, "epochs": 4, "patience": 3}
+    settings = {"accumulation": 4, "checkpoint_every_steps": 1, "epochs": 3, "patience": 3}
     expected = uninterrupted(tmp_path / "whole", **settings)
-    for step in (1, 2, 3, 5, 7):
+    for step in (1, 2, 5):
         kill(tmp_path / "killed", step, **settings)
     assert resumed(tmp_path / "killed", **settings) == expected
 
 
-def test_worker_processes_do_not_hinder_resuming(tmp_path):
-    settings = {"num_workers": 1, "checkpoint_every_steps": 1, "epochs": 1}
+def test_worker_processes_change_nothing(tmp_path):
+    settings = {"checkpoint_every_steps": 2, "epochs": 1}
     expected = uninterrupted(tmp_path / "whole", **settings)
-    kill(tmp_path / "killed", 2, **settings)
-    assert resumed(tmp_path / "killed", **settings) == expected
+    kill(tmp_path / "killed", 2, num_workers=1, **settings)
+    assert resumed(tmp_path / "killed", num_workers=1, **settings) == expected
 
 
 def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(
@@ -114,17 +114,16 @@ def test_an_incomplete_checkpoint_is_passed_over(tmp_path, caplog):
     assert checkpoint_steps(tmp_path) == steps
 
 
-@pytest.mark.parametrize("step", [3, BATCHES])
-def test_sigterm_leaves_a_checkpoint_and_an_unfinished_trainer(step, tmp_path):
-    expected = uninterrupted(tmp_path / "whole", epochs=3)
+def test_sigterm_leaves_a_checkpoint_and_an_unfinished_trainer(tmp_path):
+    expected = uninterrupted(tmp_path / "whole")
     handler = signal.getsignal(signal.SIGTERM)
-    stop = AtStep(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    trainer = build(tmp_path / "stopped", epochs=3, callbacks=[stop])
+    stop = AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    trainer = build(tmp_path / "stopped", callbacks=[stop])
     trainer.train_or_resume()
     assert not trainer.finished
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert checkpoint_steps(tmp_path / "stopped")[-1] == step + 1
-    weights, curve = resumed(tmp_path / "stopped", epochs=3)
+    assert checkpoint_steps(tmp_path / "stopped") == [4]
+    weights, curve = resumed(tmp_path / "stopped")
     assert weights == expected[0]
     assert [row["ndcg@10"] for row in curve if "ndcg@10" in row] == [
         row["ndcg@10"] for row in expected[1]
@@ -204,7 +203,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_how_much_room_is_nee
             limit_file_size(resource.RLIM_INFINITY)
     words = str(error.value)
     assert "checkpoint-4 could not be written" in words
-    assert "It needs about 0 MiB, and" in words and "MiB are free" in words
+    assert "It needs about 1 MiB, and" in words and "MiB are free" in words
     assert checkpoint_steps(tmp_path) == [2]
     assert not list(tmp_path.glob(".*"))
     assert resumed(tmp_path, checkpoint_every_steps=2) == uninterrupted(

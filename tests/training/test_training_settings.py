@@ -1,6 +1,9 @@
 """The settings of a training: each one acts, and none that cannot is taken."""
 
+import functools
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,17 +60,20 @@ def test_a_warmup_below_one_is_a_share_of_all_steps(tmp_path):
     assert rates.index(max(rates)) == STEPS // 4
 
 
-def outcome(trainer, folder):
+@functools.cache
+def outcome(**settings):
     """Return all that a setting can change."""
-    arguments = trainer.args.to_dict()
-    ignored = ("output_dir", "logging_dir")
-    return {
-        "arguments": {name: value for name, value in arguments.items() if name not in ignored},
-        "weights": weights_sha256(trainer.model),
-        "curve": trainer.curve(),
-        "checkpoints": checkpoint_steps(folder),
-        "workers": trainer.get_train_dataloader().num_workers,
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build(folder, **settings)
+        trainer.train_or_resume()
+        arguments = trainer.args.to_dict()
+        return {
+            "arguments": arguments | {"output_dir": None},
+            "weights": weights_sha256(trainer.model),
+            "curve": trainer.curve(),
+            "checkpoints": checkpoint_steps(Path(folder)),
+            "workers": trainer.get_train_dataloader().num_workers,
+        }
 
 
 BASE = {"epochs": 3, "schedule": "linear", "learning_rate": 0.01}
@@ -99,13 +105,10 @@ BASE = {"epochs": 3, "schedule": "linear", "learning_rate": 0.01}
         ("gradient_checkpointing", True, "arguments", {}),
     ],
 )
-def test_every_setting_acts(field, value, seen_in, beside, tmp_path):
-    outcomes = []
-    for name, settings in [("before", {}), ("after", {field: value})]:
-        trainer = build(tmp_path / name, **BASE | beside | settings)
-        trainer.train_or_resume()
-        outcomes.append(outcome(trainer, tmp_path / name))
-    assert outcomes[0][seen_in] != outcomes[1][seen_in]
+def test_every_setting_acts(field, value, seen_in, beside):
+    settings = BASE | beside
+    before, after = outcome(**settings), outcome(**settings | {field: value})
+    assert before[seen_in] != after[seen_in]
 
 
 def test_the_device_can_be_the_cpu_though_there_is_a_gpu(monkeypatch):

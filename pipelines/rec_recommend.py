@@ -1,0 +1,160 @@
+"""python -m pipelines.rec_recommend: recommendations in the log's own ids."""
+
+import csv
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from idbert.errors import ConfigError, DataError
+from idbert.files import written_aside
+from idbert.inputs.interactions import read_interactions
+from idbert.retrieval.recommender import Recommender
+from idbert.run_dir import RunDir
+from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
+from pipelines.cli import run_command, stage
+from pipelines.corridor import STAGES, log_settings_of, read_log, read_titles
+
+logger = logging.getLogger(__name__)
+
+SHOWN_EVENTS = 5
+"""Newest events of a history that are printed above its recommendations."""
+
+SHOWN_USERS = 20
+"""Users whose recommendations are printed; a file receives all."""
+
+
+@dataclass(frozen=True)
+class RecRecommendSettings:
+    """For whom, how many, and where to."""
+
+    run: str = "runs/rec_finetune"
+    """The finished run; its index is searched if it has one."""
+    histories: str | None = None
+    """Events to recommend for, read as the run's log was: a file, a folder or a glob. Users need
+    not have been there in training. Default: the run's log."""
+    users: str | None = None
+    """Only these users of the histories: ids separated by commas, quoted as in CSV."""
+    items: str | None = None
+    """In place of histories: one history, item ids from the oldest to the newest, separated alike."""
+    k: int = 10
+    """Recommendations a user."""
+    filter_seen: bool = True
+    """Whether items of the history are left out."""
+    allow: str | None = None
+    """The only items that may be recommended, separated by commas."""
+    deny: str | None = None
+    """Items that may not be recommended, separated by commas."""
+    output: str | None = None
+    """A .csv or .parquet file for the table of user_id, rank, item_id, score; default: print it."""
+
+    def __post_init__(self) -> None:
+        if self.items is not None and (self.histories is not None or self.users is not None):
+            raise ConfigError("items is a history of its own: leave histories and users out.")
+        if self.output is not None and Path(self.output).suffix not in (".csv", ".parquet"):
+            raise ConfigError(f"output is {self.output}; it must end in .csv or .parquet.")
+
+
+def main(config: RecRecommendSettings) -> None:
+    """Recommend items for users of the log, of another file, or for a history given by hand.
+
+    Items that the model does not know are skipped and counted; a history without a known item gets
+    the most popular items, and a line that says so.
+    """
+    run = RunDir.open(config.run, STAGES)
+    recommender = Recommender.load(run.path)
+    item_type = recommender.vocabulary.ids.type
+    histories: Interactions | list[list[Any]]
+    if config.items is not None:
+        histories = [_ids(config.items, item_type, "items")]
+    else:
+        histories = _histories(run, config)
+    with stage("recommend"):
+        table = recommender.recommend(
+            histories,
+            config.k,
+            filter_seen=config.filter_seen,
+            allow=None if config.allow is None else _ids(config.allow, item_type, "allow"),
+            deny=None if config.deny is None else _ids(config.deny, item_type, "deny"),
+        )
+    if config.output is not None:
+        _write(table, Path(config.output))
+    else:
+        _print(table, histories, read_titles(log_settings_of(run).data))
+
+
+def _histories(run: RunDir, config: RecRecommendSettings) -> Interactions:
+    """Return the events to recommend for.
+
+    Raises:
+        DataError: none of the users asked for is in the histories.
+    """
+    data = log_settings_of(run).data
+    if config.histories is None:
+        log = read_log(data)
+    else:  # a history of one event is worth recommending for
+        log = read_interactions(
+            config.histories, replace(data, min_user_events=1, min_item_events=1)
+        )
+    if config.users is None:
+        return log
+    wanted = pa.array(_ids(config.users, log.column(USER).type, "users"))
+    chosen = log.filter(pc.is_in(log.column(USER), value_set=wanted))
+    missing = sorted(set(wanted.to_pylist()) - set(chosen.column(USER).to_pylist()))
+    if missing:
+        source = config.histories or data.source
+        raise DataError(f"{len(missing)} users are not in {source}, the first is {missing[0]!r}.")
+    return chosen
+
+
+def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
+    """Split ids as CSV does, and give them the type that they have in the log.
+
+    Raises:
+        ConfigError: the log's ids are integers and one of these is not.
+    """
+    ids = next(csv.reader([text], skipinitialspace=True), [])
+    if not pa.types.is_integer(id_type):
+        return ids
+    try:
+        return [int(entry) for entry in ids]
+    except ValueError:
+        raise ConfigError(f"{setting} is '{text}', but the log's ids are integers.") from None
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with written_aside(path) as aside:
+        if path.suffix == ".csv":
+            table.to_csv(aside, index=False)
+        else:
+            table.to_parquet(aside, index=False)
+    logger.info("%d recommendations in %s", len(table), path)
+
+
+def _print(
+    table: pd.DataFrame, histories: Interactions | list[list[Any]], titles: dict[Any, str]
+) -> None:
+    """Print each user's newest events and recommendations, in words where there are titles."""
+    if isinstance(histories, Interactions):
+        events = histories.to_pandas().groupby(USER)[ITEM].agg(list).to_dict()
+    else:
+        events = dict(enumerate(histories))
+    key = USER if USER in table.columns else HISTORY
+    for number, (user, best) in enumerate(table.groupby(key, sort=False)):
+        if number == SHOWN_USERS:
+            print(f"... and {len(events) - SHOWN_USERS} more; --output FILE writes all.")
+            break
+        newest = [titles.get(item, str(item)) for item in events[user][-SHOWN_EVENTS:]]
+        print(f"\n{key} {user}, newest events: {'; '.join(newest)}")
+        shown = best[[RANK, ITEM, SCORE]].assign(
+            **{TITLE: [titles.get(item, "") for item in best[ITEM]]}
+        )
+        print(shown.to_string(index=False, formatters={SCORE: "{:.3f}".format}))
+
+
+if __name__ == "__main__":
+    run_command(main, RecRecommendSettings)
