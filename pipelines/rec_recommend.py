@@ -40,7 +40,7 @@ class RecRecommendSettings:
     users: str | None = None
     """Only these users of the histories: ids separated by commas, quoted as in CSV."""
     items: str | None = None
-    """In place of histories: one history, item ids from the oldest to the newest, separated alike."""
+    """In place of histories: one history, item ids from oldest to newest, separated alike."""
     k: int = 10
     """Recommendations a user."""
     filter_seen: bool = True

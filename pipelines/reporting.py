@@ -15,6 +15,7 @@ from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.splits import split as split_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import ItemModel, load_item_model
+from idbert.nn.progress_bars import without_progress_bars
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, SCORE
@@ -46,7 +47,7 @@ def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: I
             f"{run.checkpoints}. The same command resumes there."
         )
     vocabulary.save(run.path)
-    with run.writing("model") as folder:
+    with run.writing("model") as folder, without_progress_bars():
         model.save_pretrained(folder)
     run.write_json("curve.json", trainer.curve())
     run.finish()

@@ -91,8 +91,8 @@ def named_dataset(name: str = "ml-100k", cache: str | Path | None = None) -> Nam
     """
     if name not in DATASETS:
         raise DataError(
-            f"unknown data set '{name}'.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}. To "
-            "read your own log, give the path of a file or folder."
+            f"unknown data set '{name}'.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}. "
+            "To read your own log, give the path of a file or folder."
         )
     folder = _cache_folder(cache) / name
     dataset = NamedDataset(folder / "interactions.parquet", folder / "items.parquet")

@@ -203,8 +203,8 @@ def build_sequences(
         num_unknown_events=int((~known_T).sum()),
     )
     logger.info(
-        "%d sequences, %d events; left out: %d events older than the newest %s of a user, %d events "
-        "of unknown items, %d users with fewer than %d events",
+        "%d sequences, %d events; left out: %d events older than the newest %s of a user, "
+        "%d events of unknown items, %d users with fewer than %d events",
         len(sequences),
         len(sequences.items),
         sequences.num_dropped_events,

@@ -236,7 +236,7 @@ class Recommender:
         return frame
 
     def user_vectors(
-        self, histories: Sequence[History] | HistoryTable, *, behaviour: str | None = None
+        self, histories: HistoryList | HistoryTable, *, behaviour: str | None = None
     ) -> tuple[pa.Array, Float32[np.ndarray, "U _"]]:
         """Return the vectors that items are searched by: their inner products are the scores.
 
