@@ -1,15 +1,10 @@
-"""Published BERT and NEZHA folders, opened and exported.
-
-Only safetensors files are written; a `pytorch_model.bin` is read with weights_only=True.
-"""
+"""Published BERT and NEZHA folders, opened; a `pytorch_model.bin` only with weights_only=True."""
 
 import copy
 import json
 import logging
-import os
 import pickle
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +13,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import BertConfig, PreTrainedModel
+from transformers import BertConfig
 from transformers.utils.hub import cached_file
 
 from idbert.errors import CheckpointError, ConfigError
@@ -206,72 +201,6 @@ def _from_published(fields: dict[str, Any]) -> EncoderConfig:
         is_causal=fields.get("is_decoder", False),
         **shared,
     )
-
-
-def export_bert(model: PreTrainedModel, folder: str | Path) -> None:
-    """Write a folder that transformers' BertForMaskedLM opens, with the same logits.
-
-    The folder appears whole or not at all.
-
-    Args:
-        model: A MaskedItemModel: tensors `backbone.encoder.*`, `head.transform.*`, `head.bias`.
-        folder: Where to write; it must not exist, or be empty.
-
-    Raises:
-        ConfigError: the model has parts that BERT cannot express; the text names them all.
-        CheckpointError: the folder holds something already.
-    """
-    assert isinstance(model.config, EncoderConfig)
-    obstacles = bert_obstacles(model.config)
-    if obstacles:
-        raise ConfigError(f"BERT cannot express this model: {'; '.join(obstacles)}.")
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target} is not empty. Export to a new folder.")
-    tensors = {
-        _bert_name(name): tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    beside.mkdir(parents=True)
-    try:
-        save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
-        _bert_config(model.config).save_pretrained(beside)
-        for file in beside.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        beside.replace(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def bert_obstacles(config: EncoderConfig) -> list[str]:
-    """Return what in this architecture BertForMaskedLM lacks; empty if it lacks nothing."""
-    obstacles = {
-        "relative positions (kind='nezha')": config.encoder_kind != "bert",
-        "LayerNorm before the blocks (norm='pre')": config.norm != "post",
-        "positions counted from the newest (position_origin='newest')": (
-            config.position_origin != "oldest"
-        ),
-        "causal attention": config.is_causal,
-        f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
-        "scores without dense layer and LayerNorm (head_transform=False)": (
-            not config.head_transform
-        ),
-    }
-    return [obstacle for obstacle, stands in obstacles.items() if stands]
-
-
-def _bert_config(config: EncoderConfig) -> BertConfig:
-    shared = {name: getattr(config, name) for name in BERT_FIELDS}
-    return BertConfig(architectures=["BertForMaskedLM"], **shared)
-
-
-def _bert_name(name: str) -> str:
-    for own, berts in (("backbone.encoder.", "bert."), ("head.", "cls.predictions.")):
-        if name.startswith(own):
-            return berts + name.removeprefix(own)
-    raise ConfigError(f"BERT cannot express this model: it has a tensor '{name}'.")
 
 
 def _new_spelling(name: str) -> str:

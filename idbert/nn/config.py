@@ -51,8 +51,8 @@ class EncoderSettings:
     """Most positions a sequence may have; bert only, 200 by default. NEZHA has no such limit."""
 
     position_origin: PositionOrigin | None = None
-    """Where positions are counted from; bert only. oldest: 0, 1, 2, ... as in BERT, the default;
-    newest: backwards, so that the item asked for has position 0 however long its history."""
+    """Where positions are counted from; bert only. newest (the default): backwards, so that the
+    item asked for has position 0 however long its history; oldest: 0, 1, 2, ... as in BERT."""
 
     max_relative_position: int | None = None
     """Distance from which on NEZHA tells no difference; nezha only, 64 by default."""
@@ -145,7 +145,7 @@ class EncoderSettings:
             max_relative_position=(
                 None if is_bert else self.max_relative_position or NEZHA_MAX_RELATIVE_POSITION
             ),
-            position_origin=self.position_origin or "oldest",
+            position_origin=(self.position_origin or "newest") if is_bert else "oldest",
             type_vocab_size=type_vocab_size,
             hidden_act=self.activation,
             norm=self.norm,

@@ -9,11 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from idbert.errors import CheckpointError, ConfigError
-from idbert.nn.checkpoints import export_bert
 from idbert.nn.config import EncoderSettings
 from idbert.nn.encoder import Encoder
-from idbert.nn.fusion import FusionSettings
-from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.nn.item_models import NextItemModel
 
 GOLDEN = Path(__file__).parent.parent / "goldens" / "nezha_k8_h48"
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
@@ -271,66 +269,3 @@ def test_fused_attention_is_refused_when_a_nezha_is_opened():
 
 
 # Export
-
-
-def masked_item_model(**settings) -> MaskedItemModel:
-    torch.manual_seed(0)
-    model = MaskedItemModel.build(
-        EncoderSettings(hidden_size=16, max_length=12, initializer_range=0.3, **settings),
-        vocab_size=30,
-        num_behaviours=2,
-    )
-    torch.nn.init.normal_(model.head.bias)
-    return model.eval()
-
-
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_an_exported_model_opens_in_transformers_with_the_same_logits(tmp_path, activation):
-    ours = masked_item_model(activation=activation)
-    export_bert(ours, tmp_path / "bert")
-    theirs, loading = BertForMaskedLM.from_pretrained(tmp_path / "bert", output_loading_info=True)
-    assert not any(loading.values())
-    inputs = {"attention_mask": MASK, "token_type_ids": torch.tensor([[0, 1, 0, 1]] * 2)}
-    with torch.no_grad():
-        torch.testing.assert_close(ours(IDS, **inputs).logits, theirs(IDS, **inputs).logits)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert"]
-
-
-def test_an_exported_model_opens_as_an_encoder(tmp_path):
-    ours = masked_item_model()
-    export_bert(ours, tmp_path)
-    torch.testing.assert_close(
-        hidden(Encoder.from_pretrained(tmp_path)), hidden(ours.backbone.encoder)
-    )
-
-
-def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
-    fused = masked_item_model(fusion=FusionSettings("softmax"))
-    with pytest.raises(ConfigError, match=r"BERT cannot express this model: layer fusion .*\.$"):
-        export_bert(fused, tmp_path)
-    settings = EncoderSettings(
-        kind="nezha", norm="pre", fusion=FusionSettings("mean"), head_transform=False
-    )
-    model = NextItemModel.build(settings, vocab_size=30)
-    with pytest.raises(ConfigError) as refusal:
-        export_bert(model, tmp_path)
-    for obstacle in ("kind='nezha'", "norm='pre'", "causal", "'mean'", "head_transform=False"):
-        assert obstacle in str(refusal.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="is not empty. Export to a new folder"):
-        export_bert(masked_item_model(), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def disk_is_full(*_, **__):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("idbert.nn.checkpoints.save_file", disk_is_full)
-    with pytest.raises(OSError, match="No space left"):
-        export_bert(masked_item_model(), tmp_path / "bert")
-    assert not list(tmp_path.iterdir())

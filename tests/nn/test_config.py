@@ -20,7 +20,7 @@ CHANGES = {
     "num_heads": {"num_heads": 4},
     "intermediate_size": {"intermediate_size": 96},
     "max_length": {"max_length": 50},
-    "position_origin": {"position_origin": "newest"},
+    "position_origin": {"position_origin": "oldest"},
     "max_relative_position": {"kind": "nezha", "max_relative_position": 2},
     "activation": {"activation": "relu"},
     "norm": {"norm": "pre"},

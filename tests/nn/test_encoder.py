@@ -88,9 +88,8 @@ def test_gradients_and_dropout_equal_those_of_bert_model():
         ),
         add_pooling_layer=False,
     )
-    ours = Encoder(
-        EncoderSettings(hidden_size=16, max_length=512).to_config(vocab_size=30, is_causal=False)
-    )
+    settings = EncoderSettings(hidden_size=16, max_length=512, position_origin="oldest")
+    ours = Encoder(settings.to_config(vocab_size=30, is_causal=False))
     ours.load_state_dict(theirs.state_dict())
     ids, mask = batch()
     gradients = []
@@ -292,7 +291,7 @@ def test_a_pre_norm_encoder_is_a_residual_stream_with_one_norm_at_the_top():
 
 
 def test_position_ids_default_to_the_order_and_act_when_given():
-    encoder = build()
+    encoder = build(position_origin="oldest")
     ids = batch()[0]
     ordered = torch.arange(12)[None, :]
     default = encoder(ids).last_hidden_state
