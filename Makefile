@@ -16,7 +16,11 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m pipelines.demo
+	$(BIN)/python -m pipelines.rec_pretrain --run runs/demo/pretrained
+	$(BIN)/python -m pipelines.rec_finetune --run runs/demo/finetuned --pretrained runs/demo/pretrained
+	$(BIN)/python -m pipelines.rec_index --run runs/demo/finetuned
+	$(BIN)/python -m pipelines.rec_evaluate --run runs/demo/finetuned --compare '[runs/demo/pretrained]'
+	$(BIN)/python -m pipelines.rec_recommend --run runs/demo/finetuned --users 1,2,3 --k 5
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests

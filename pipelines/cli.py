@@ -85,6 +85,7 @@ def build_parser(config_class: type, main: Callable[..., Any]) -> ArgumentParser
     parser = ArgumentParser(
         prog=f"python -m {command.name if command else main.__module__}",
         description=main.__doc__,
+        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
         exit_on_error=False,
         default_env=False,
     )

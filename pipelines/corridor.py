@@ -13,7 +13,6 @@ from idbert.inputs.splits import HeldOut, SplitSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.run_dir import RunDir
 from idbert.tables import ITEM, TITLE, Interactions
-from idbert.training.arguments import TrainingSettings
 from idbert.training.validation import Validation
 from pipelines.cli import settings_from
 
@@ -25,13 +24,26 @@ WHOLE = SequenceSettings(max_length=None, min_length=0)
 
 
 @dataclass(frozen=True)
-class DataSettings(InteractionSettings):
-    """The log, and how to read it."""
+class LogSource:
+    """Where the log is. A base of its own, so that these settings stand before the others."""
 
     source: str = "ml-100k"
     """A named data set (ml-100k), or a CSV, TSV or parquet file, a folder of them, or a glob."""
     items: str | None = None
     """A table of item_id and title, for the report and the printed recommendations."""
+
+
+@dataclass(frozen=True)
+class DataSettings(InteractionSettings, LogSource):
+    """The log, and how to read it."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run is kept; a base of its own, like `LogSource`."""
+
+    run: str
+    """The run's folder: made if absent, resumed if unfinished."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,11 @@ class LogSettings:
 
 
 @dataclass(frozen=True)
-class CorridorSettings(LogSettings):
+class CorridorSettings(LogSettings, RunFolder):
     """The settings that pretraining and fine-tuning have in common."""
 
     batches: BatchSettings = field(default_factory=BatchSettings)
     """Length buckets under a token budget"""
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    """Optimizer, schedule, checkpoints, early stopping"""
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import torch
 
 from idbert.errors import ConfigError
-from idbert.inputs.sequences import build_sequences
+from idbert.inputs.sequences import SequenceSettings, build_sequences
 from idbert.inputs.splits import split
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import ItemModel, NextItemModel, load_item_model
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.run_dir import RunDir
+from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
 from pipelines.cli import run_command, stage
 from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log
@@ -29,10 +30,14 @@ class RecFinetuneSettings(CorridorSettings):
     """The run's folder: made if absent, resumed if unfinished."""
     pretrained: str | None = None
     """The run of rec_pretrain whose backbone is the start; null: start from nothing."""
-    model: EncoderSettings = field(default_factory=EncoderSettings)
+    sequences: SequenceSettings = field(default=SequenceSettings(max_length=201))
+    """One sequence a user"""
+    model: EncoderSettings = field(default=EncoderSettings(hidden_dropout=0.2))
     """The encoder and its fusion; of the pretrained run's shape, where there is one"""
     loss: LossSettings = field(default_factory=LossSettings)
     """The loss over the catalogue"""
+    training: TrainingSettings = field(default=TrainingSettings(epochs=20, patience=5))
+    """Optimizer, schedule, checkpoints, early stopping"""
 
 
 def main(config: RecFinetuneSettings) -> None:

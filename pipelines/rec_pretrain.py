@@ -13,6 +13,7 @@ from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import MaskedItemModel
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.run_dir import RunDir
+from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
 from pipelines.cli import run_command, stage
 from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log
@@ -27,12 +28,16 @@ class RecPretrainSettings(CorridorSettings):
 
     run: str = "runs/rec_pretrain"
     """The run's folder: made if absent, resumed if unfinished."""
-    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    masking: MaskingSettings = field(default=MaskingSettings(last_probability=0.25))
     """Which items are masked"""
     model: EncoderSettings = field(default_factory=EncoderSettings)
     """The encoder, its fusion and its head"""
     loss: LossSettings = field(default_factory=LossSettings)
     """The loss over the catalogue"""
+    training: TrainingSettings = field(
+        default=TrainingSettings(epochs=50, learning_rate=2e-3, evaluate_every=5)
+    )
+    """Optimizer, schedule, checkpoints, early stopping"""
 
 
 def main(config: RecPretrainSettings) -> None:

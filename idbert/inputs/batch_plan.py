@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 class BatchSettings:
     """How sequences are put together into batches."""
 
-    token_budget: int = 12800
-    """Positions of a batch, padding included: 64 sequences of length 200, or 640 of length 20."""
+    token_budget: int = 2000
+    """Positions of a batch, padding included: 10 sequences of length 200, or 100 of length 20.
+    Small batches learn more from an epoch; large ones (12800 and more) suit a GPU."""
     max_padding: float = 0.08
     """Largest share of padding among the positions of an epoch; smaller: more, smaller batches."""
 
