@@ -12,6 +12,7 @@ from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score
 from idbert.evaluation.report import ReportContent, UserExample, report_html
 from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.sequences import build_sequences
 from idbert.inputs.splits import split as split_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import ItemModel, load_item_model
@@ -22,7 +23,7 @@ from idbert.tables import HISTORY, ITEM, SCORE
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import Unfinished, stage
-from pipelines.corridor import held_out, log_settings_of, read_log, read_titles
+from pipelines.corridor import WHOLE, held_out, log_settings_of, read_log, read_titles
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Evaluated:
 def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = True) -> Evaluated:
     """Evaluate finished runs and the baselines over the full catalogue.
 
-    The baselines are fitted on all events before the part's targets.
+    The baselines are fitted on all users' events before the part's targets.
 
     Raises:
         ConfigError: the runs are not of the same log and split.
@@ -91,9 +92,10 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
         parts = split_log(read_log(settings.data), settings.split)
         withheld = parts.test if part == "test" else parts.validation
         users = held_out(withheld, vocabulary, None)
+        known = build_sequences(withheld.known, vocabulary, WHOLE)
     histories = (users.histories.items, users.histories.offsets)
     scores = {run.path.name: _score(run, users) for run in runs} | fit_baselines(
-        *histories, *histories, len(vocabulary), train_times=users.histories.times
+        known.items, known.offsets, *histories, len(vocabulary), train_times=known.times
     )
     evaluations = {}
     for name, score in scores.items():

@@ -20,10 +20,13 @@ class HeldOut:
     Attributes:
         histories: the events before the target; every user has at least one.
         targets: exactly one row a user; the users are those of `histories`, in the same order.
+        known: all events of all users, tested or not, that come before the targets: what may be
+            counted when the targets are predicted.
     """
 
     histories: Interactions
     targets: Interactions
+    known: Interactions
 
     def __len__(self) -> int:
         """Return the number of users."""
@@ -120,15 +123,18 @@ def leave_last_out(interactions: Interactions) -> Split:
     is_last_T = _mask(last_U, len(interactions))
     is_last_but_one_T = _mask(last_U - 1, len(interactions))
     train_T = ~is_last_T & ~is_last_but_one_T
+    train = interactions.filter(train_T)
     return Split(
-        train=interactions.filter(train_T),
+        train=train,
         validation=HeldOut(
             histories=interactions.filter(train_T & of_tested_T),
             targets=interactions.filter(is_last_but_one_T),
+            known=train,
         ),
         test=HeldOut(
             histories=interactions.filter(of_tested_T & ~is_last_T),
             targets=interactions.filter(is_last_T),
+            known=interactions.filter(~is_last_T),
         ),
     )
 
@@ -203,6 +209,7 @@ def _first_from(
     return HeldOut(
         histories=interactions.filter((times_T < start) & of_kept_T),
         targets=interactions.filter(_mask(first_U[kept_U], len(interactions))),
+        known=interactions.filter(times_T < start),
     )
 
 

@@ -16,7 +16,7 @@ from idbert.inputs.splits import (
     leave_last_out,
     split,
 )
-from idbert.tables import Interactions
+from idbert.tables import TIME, Interactions
 
 
 def random_log(seed: int = 0, num_users: int = 60, ties: bool = True) -> Interactions:
@@ -187,3 +187,20 @@ def test_cuts_out_of_order_are_refused():
 def test_cuts_that_cannot_act_are_refused():
     with pytest.raises(ConfigError, match="cannot act with leave_last_out"):
         SplitSettings(time=TimeSplitSettings(validation_from=0.5))
+
+
+def test_what_is_known_at_the_test_is_all_but_the_test_targets_of_all_users():
+    log = read_interactions(
+        pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [7, 8, 9, 7], "timestamp": [1, 2, 3, 1]})
+    )
+    parts = leave_last_out(log)
+    assert parts.validation.known.to_pandas()["item_id"].tolist() == [7, 7]
+    assert parts.test.known.to_pandas()["item_id"].tolist() == [7, 8, 7]
+
+
+def test_nothing_from_after_the_cut_is_known_before_it():
+    parts = global_time_split(random_log(ties=False))
+    for held_out in (parts.validation, parts.test):
+        assert max(held_out.known.column(TIME).to_pylist()) < min(
+            held_out.targets.column(TIME).to_pylist()
+        )
