@@ -50,7 +50,8 @@ class RunDir:
         """Make the folder of a new run, or return to the run that the same command began.
 
         Args:
-            path: the folder; new, empty, or the folder of an earlier run with the same settings.
+            path: the folder; new, empty, of an earlier run with the same settings, or of one that
+                failed before its training began, whose settings are then replaced.
             stage: what the run does, such as "pretrain" or "finetune".
             config: every setting, resolved; plain values that YAML can hold.
 
@@ -64,15 +65,16 @@ class RunDir:
             DataError: the disk has no room.
         """
         run = cls(Path(path))
-        if not (run.path / MARKER).exists():
-            if run.path.exists() and not _is_free(run.path):
-                raise ConfigError(
-                    f"{run.path} exists and is not a run folder. Name another one with --run."
-                )
+        is_run = (run.path / MARKER).exists()
+        if not is_run and run.path.exists() and not _is_free(run.path):
+            raise ConfigError(
+                f"{run.path} exists and is not a run folder. Name another one with --run."
+            )
+        if is_run and (run.is_complete or run.checkpoints.exists()):
+            run._check_same(stage, yaml.safe_load(_yaml(config)))
+        else:  # new, or given up before its training began: over a misspelt column, say
             run._write_marker(stage, complete=False, files={})
-        if not run.config.exists():
             run.write_yaml("config.yaml", config)
-        run._check_same(stage, yaml.safe_load(_yaml(config)))
         return run
 
     @classmethod

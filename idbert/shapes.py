@@ -9,7 +9,6 @@ LETTERS = {
     "C": "classes",
     "D": "width of a vector",
     "H": "attention heads",
-    "J": "length of the keys, where it may differ from the length of the queries",
     "K": "hidden states (the embedding output and every layer), or the best K of a ranking",
     "L": "length of a sequence, padding included",
     "M": "masked or next-item positions: those with a target",

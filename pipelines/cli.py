@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ Config = TypeVar("Config")
 USAGE_ERROR, FAILURE, INTERRUPTED, UNFINISHED = 2, 1, 130, 143
 
 logger = logging.getLogger("idbert")
+"""Of the commands too: what they say is shown beside what the library says."""
 
 
 def run_command(main: Callable[[Config], None], config_class: type[Config]) -> NoReturn:
@@ -32,16 +34,23 @@ def run_command(main: Callable[[Config], None], config_class: type[Config]) -> N
     _log_to_stderr()
     try:
         main(parse_settings(config_class, main, sys.argv[1:]))
+        sys.stdout.flush()
     except Unfinished as stopped:
         sys.exit(_say(str(stopped), UNFINISHED))
     except ConfigError as error:
         sys.exit(_say(f"ConfigError: {error}", USAGE_ERROR))
     except IdbertError as error:
         sys.exit(_say(f"{type(error).__name__}: {error}", FAILURE))
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        what = f"{error.filename}: {error.strerror}. Name another place, or mend this one."
+        sys.exit(_say(f"{type(error).__name__}: {what}", FAILURE))
     except KeyboardInterrupt:
-        sys.exit(
-            _say("Interrupted. The same command resumes from the last checkpoint.", INTERRUPTED)
-        )
+        advice = "A training goes on from its last checkpoint when the same command is given again."
+        sys.exit(_say(f"Interrupted. {advice}", INTERRUPTED))
     sys.exit(0)
 
 
@@ -109,10 +118,12 @@ def _instance(config_class: type[Config], parser: ArgumentParser, parsed: Namesp
 
 
 def _explain(message: str, parser: ArgumentParser) -> str:
-    """Add the nearest option to jsonargparse's message about an unknown one."""
+    """Add what to do to jsonargparse's message: the nearest option, or how a list is written."""
     unknown = message.partition("nrecognized arguments: --")[2].split("=")[0].split(" ")[0]
     known = [action.dest for action in parser._actions]
     hint = suggestion(unknown, known) if unknown else ""
+    if "<class 'tuple'>" in message:
+        hint = " Write a list in brackets: '[a, b]'."
     return f"{' '.join(message.split())}.{hint} `{parser.prog} --help` lists all settings."
 
 

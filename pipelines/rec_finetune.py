@@ -1,6 +1,5 @@
 """python -m pipelines.rec_finetune: a next-item model, from a pretrained run or from nothing."""
 
-import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -17,9 +16,7 @@ from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
 from pipelines.cli import run_command, stage
 from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log
-from pipelines.reporting import finish_run
-
-logger = logging.getLogger(__name__)
+from pipelines.reporting import finish_run, is_trained, report_once
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,9 @@ def main(config: RecFinetuneSettings) -> None:
     report.html. Give both stages the same --data, --split and --model settings.
     """
     run = RunDir.create(config.run, "rec_finetune", as_dict(config))
+    if is_trained(run):
+        report_once(run)
+        return
     with stage("read and split the log"):
         interactions = read_log(config.data)
         parts = split(interactions, config.split)

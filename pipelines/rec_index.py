@@ -1,6 +1,5 @@
 """python -m pipelines.rec_index: the vectors of a run in a FAISS index."""
 
-import logging
 from dataclasses import dataclass
 
 from idbert.inputs.vocabulary import FIRST_ITEM, Vocabulary
@@ -10,8 +9,6 @@ from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
 from pipelines.cli import run_command, stage
 from pipelines.corridor import STAGES, log_settings_of, read_log
-
-logger = logging.getLogger(__name__)
 
 USER_INDEX = "user_index"
 """Folder of the users' index inside a run."""

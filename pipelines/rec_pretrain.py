@@ -1,6 +1,5 @@
 """python -m pipelines.rec_pretrain: an encoder of item ids, pretrained by masked-item modelling."""
 
-import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -17,9 +16,7 @@ from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
 from pipelines.cli import run_command, stage
 from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log
-from pipelines.reporting import finish_run
-
-logger = logging.getLogger(__name__)
+from pipelines.reporting import finish_run, is_trained, report_once
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,9 @@ def main(config: RecPretrainSettings) -> None:
     runs on MovieLens-100K.
     """
     run = RunDir.create(config.run, "rec_pretrain", as_dict(config))
+    if is_trained(run):
+        report_once(run)
+        return
     with stage("read and split the log"):
         interactions = read_log(config.data)
         parts = split(interactions, config.split)

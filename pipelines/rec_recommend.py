@@ -1,7 +1,7 @@
 """python -m pipelines.rec_recommend: recommendations in the log's own ids."""
 
 import csv
-import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from idbert.inputs.interactions import read_interactions
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
-from pipelines.cli import run_command, stage
+from pipelines.cli import logger, run_command, stage
 from pipelines.corridor import STAGES, log_settings_of, read_log, read_titles
-
-logger = logging.getLogger(__name__)
 
 SHOWN_EVENTS = 5
 """Newest events of a history that are printed above its recommendations."""
@@ -72,7 +70,7 @@ def main(config: RecRecommendSettings) -> None:
     if config.items is not None:
         histories = [_ids(config.items, item_type, "items")]
     else:
-        histories = _histories(run, config)
+        histories = _histories(run, config, item_type)
     with stage("recommend"):
         table = recommender.recommend(
             histories,
@@ -87,7 +85,7 @@ def main(config: RecRecommendSettings) -> None:
         _print(table, histories, read_titles(log_settings_of(run).data))
 
 
-def _histories(run: RunDir, config: RecRecommendSettings) -> Interactions:
+def _histories(run: RunDir, config: RecRecommendSettings, item_type: pa.DataType) -> Interactions:
     """Return the events to recommend for.
 
     Raises:
@@ -97,12 +95,16 @@ def _histories(run: RunDir, config: RecRecommendSettings) -> Interactions:
     if config.histories is None:
         log = read_log(data)
     else:  # a history of one event is worth recommending for
-        log = read_interactions(
-            config.histories, replace(data, min_user_events=1, min_item_events=1)
-        )
+        data = replace(data, min_user_events=1, min_item_events=1, weight_column=None)
+        log = read_interactions(config.histories, data)
+        if pa.types.is_integer(log.column(ITEM).type) and not pa.types.is_integer(item_type):
+            # A text file has no types: in a short one all ids may look like integers.
+            log = read_interactions(config.histories, replace(data, id_type="string"))
     if config.users is None:
         return log
-    wanted = pa.array(_ids(config.users, log.column(USER).type, "users"))
+    wanted = pa.array(_ids(config.users, log.column(USER).type, "users"), log.column(USER).type)
+    if not len(wanted):
+        raise ConfigError("users is empty. Name at least one, or leave it out for all.")
     chosen = log.filter(pc.is_in(log.column(USER), value_set=wanted))
     missing = sorted(set(wanted.to_pylist()) - set(chosen.column(USER).to_pylist()))
     if missing:
@@ -115,15 +117,20 @@ def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
     """Split ids as CSV does, and give them the type that they have in the log.
 
     Raises:
-        ConfigError: the log's ids are integers and one of these is not.
+        ConfigError: a quote is not closed, or the log's ids are integers and one of these is not.
     """
-    ids = next(csv.reader([text], skipinitialspace=True), [])
+    try:
+        ids = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error:
+        raise ConfigError(
+            f"{setting} is '{text}', which is not ids separated by commas. Put an id that holds a "
+            'comma, a quote or a line break in double quotes, quotes in it doubled: "say ""hi""".'
+        ) from None
     if not pa.types.is_integer(id_type):
         return ids
-    try:
-        return [int(entry) for entry in ids]
-    except ValueError:
-        raise ConfigError(f"{setting} is '{text}', but the log's ids are integers.") from None
+    if not all(re.fullmatch(r"0|-?[1-9]\d*", entry) and abs(int(entry)) < 2**63 for entry in ids):
+        raise ConfigError(f"{setting} is '{text}', but the log's ids are integers.")
+    return [int(entry) for entry in ids]
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -150,9 +157,9 @@ def _print(
             break
         newest = [titles.get(item, str(item)) for item in events[user][-SHOWN_EVENTS:]]
         print(f"\n{key} {user}, newest events: {'; '.join(newest)}")
-        shown = best[[RANK, ITEM, SCORE]].assign(
-            **{TITLE: [titles.get(item, "") for item in best[ITEM]]}
-        )
+        shown = best[[RANK, ITEM, SCORE]]
+        if titles:
+            shown = shown.assign(**{TITLE: [titles.get(item, "") for item in best[ITEM]]})
         print(shown.to_string(index=False, formatters={SCORE: "{:.3f}".format}))
 
 

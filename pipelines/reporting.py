@@ -1,12 +1,11 @@
 """How a run ends: its weights saved, its figures beside the baselines, its report."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from idbert.errors import ConfigError
+from idbert.errors import CheckpointError, ConfigError
 from idbert.evaluation.baselines import fit_baselines
 from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score
@@ -22,10 +21,8 @@ from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, SCORE
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
-from pipelines.cli import Unfinished, stage
+from pipelines.cli import Unfinished, logger, stage
 from pipelines.corridor import WHOLE, held_out, log_settings_of, read_log, read_titles
-
-logger = logging.getLogger(__name__)
 
 Part = Literal["validation", "test"]
 
@@ -52,6 +49,25 @@ def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: I
         model.save_pretrained(folder)
     run.write_json("curve.json", trainer.curve())
     run.finish()
+    report_once(run)
+
+
+def is_trained(run: RunDir) -> bool:
+    """Say whether an earlier call has trained this run and its files are as it left them."""
+    try:
+        RunDir.open(run.path)
+    except CheckpointError as error:
+        if run.is_complete:
+            logger.warning("%s It is made again from the newest checkpoint.", error)
+        return False
+    return True
+
+
+def report_once(run: RunDir) -> None:
+    """Evaluate a trained run on the validation part, unless an earlier call has done so."""
+    if run.report.exists():
+        logger.info("%s is finished already; nothing is left to do", run.path)
+        return
     write_report(run, evaluate_runs([run], "validation"))
     logger.info("%s is finished: %s", run.path, run.report)
 
@@ -64,11 +80,14 @@ class Evaluated:
         part: the part of the split.
         users: its histories and targets.
         evaluations: by name, the runs in the order given, then the baselines.
+        untrained_targets: targets whose item never occurs in training, so that no model of ids can
+            know it.
     """
 
     part: Part
     users: Validation
     evaluations: dict[str, Evaluation]
+    untrained_targets: int
 
 
 def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = True) -> Evaluated:
@@ -94,7 +113,7 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
         users = held_out(withheld, vocabulary, None)
         known = build_sequences(withheld.known, vocabulary, WHOLE)
     histories = (users.histories.items, users.histories.offsets)
-    scores = {run.path.name: _score(run, users) for run in runs} | fit_baselines(
+    scores = {name: _score(run, users) for name, run in _named(runs).items()} | fit_baselines(
         known.items, known.offsets, *histories, len(vocabulary), train_times=known.times
     )
     evaluations = {}
@@ -108,7 +127,9 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
                 split=f"{settings.split.name.replace('_', '-')}, {part}",
                 filter_seen=filter_seen,
             )
-    return Evaluated(part, users, evaluations)
+    untrained = int((vocabulary.counts_V[users.targets_U] == 0).sum())
+    logger.info("%d of %d targets never occur in training", untrained, len(users.targets_U))
+    return Evaluated(part, users, evaluations, untrained)
 
 
 def write_report(run: RunDir, evaluated: Evaluated) -> None:
@@ -123,7 +144,8 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
         name: evaluation.to_json() for name, evaluation in evaluated.evaluations.items()
     }
     run.write_json("metrics.json", metrics)
-    fusion = load_item_model(run.model).backbone.fusion
+    recommender = Recommender.load(run.path, index=False)
+    fusion = recommender.model.backbone.fusion
     weights = fusion.weights()
     settings = log_settings_of(run)
     content = ReportContent(
@@ -131,18 +153,33 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
         evaluations=evaluated.evaluations,
         curve=run.read_json("curve.json"),
         settings=run.read_config(),
+        facts={
+            "Model": type(recommender.model).__name__,
+            "Parameters": f"{recommender.model.num_parameters():,}",
+            "Items": f"{recommender.vocabulary.num_items:,}",
+            "Items never trained": f"{len(recommender.vocabulary.never_trained):,}",
+            "Targets never trained": f"{evaluated.untrained_targets:,}",
+        },
         layer_weights={}
         if weights is None
         else {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)},
-        examples=_examples(Recommender.load(run.path), evaluated.users, read_titles(settings.data)),
+        examples=_examples(recommender, evaluated.users, read_titles(settings.data)),
     )
     run.write_text("report.html", report_html(content))
+
+
+def _named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
+    """Name runs by their folders, or by the whole paths where two folders are called alike."""
+    names = [run.path.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.path) for run in runs]
+    return dict(zip(names, runs, strict=True))
 
 
 def _score(run: RunDir, users: Validation) -> Score:
     """Return what scores the users by a run's model, which reads as much of a history as it did."""
     cut = replace(users, max_length=log_settings_of(run).sequences.max_length)
-    return model_score(load_item_model(run.model), cut, BatchSettings())
+    return model_score(load_item_model(run.model), cut, BatchSettings(token_budget=12800))
 
 
 def _examples(
@@ -166,11 +203,11 @@ def _examples(
             recommendations=list(zip(in_words(best[ITEM]), best[SCORE].tolist(), strict=True)),
             target=in_words([target])[0],
         )
-        for user, history, target, (_, best) in zip(
+        for user, history, target, best in zip(
             users.histories.users.to_pylist(),
             histories,
             targets,
-            lists.groupby(HISTORY),
+            (lists[lists[HISTORY] == number] for number in range(len(histories))),
             strict=False,
         )
     ]

@@ -59,7 +59,7 @@ def test_json_and_text_come_back_as_written(tmp_path: Path) -> None:
 
 
 def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
-    RunDir.create(tmp_path / "a", "finetune", CONFIG)
+    finished_run(tmp_path / "a")
     other = {"seed": 1, "model": {"hidden_size": 32, "rates": [0.1, 1e-5]}}
     with pytest.raises(
         ConfigError,
@@ -69,8 +69,14 @@ def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
         RunDir.create(tmp_path / "a", "finetune", other)
 
 
+def test_a_run_that_failed_before_its_training_takes_new_settings(tmp_path: Path) -> None:
+    RunDir.create(tmp_path / "a", "finetune", {"data": {"user_column": "usr_id"}})
+    run = RunDir.create(tmp_path / "a", "pretrain", CONFIG)
+    assert (run.stage, run.read_config()) == ("pretrain", CONFIG)
+
+
 def test_a_run_of_another_stage_is_not_overwritten(tmp_path: Path) -> None:
-    RunDir.create(tmp_path / "a", "pretrain", CONFIG)
+    RunDir.create(tmp_path / "a", "pretrain", CONFIG).checkpoints.mkdir()
     with pytest.raises(ConfigError, match="holds a run of stage 'pretrain', not 'finetune'"):
         RunDir.create(tmp_path / "a", "finetune", CONFIG)
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Float, Float32, Int64, Integer
 from scipy import sparse
 from torch import Tensor
 
@@ -21,7 +21,8 @@ from idbert.evaluation.ranks import Score
 
 DAY_US = 24 * 60 * 60 * 1_000_000
 DENSE_ROWS = 10_000
-"""Up to so many vocabulary rows the similarities are one dense table (at most 400 MB)."""
+"""Up to so many vocabulary rows the similarities are one dense table (at most 400 MB), which all
+neighbour models share."""
 SPARSE_NEIGHBOURS = 200
 """Neighbours kept for each item of a larger catalogue, unless the caller names a number."""
 CHUNK_PAIRS = 8_000_000
@@ -52,6 +53,8 @@ def fit_baselines(
     if train_times is not None:
         baselines["recent popularity"] = RecentPopularity(train_items, train_times, vocab_size)
     cosines_VV = item_cosines(train_items, train_offsets, vocab_size)
+    if vocab_size <= DENSE_ROWS:
+        cosines_VV = cosines_VV.toarray()
     baselines["item-kNN"] = ItemKnn(cosines_VV, history_items, history_offsets)
     baselines["item-kNN, decayed"] = ItemKnn(cosines_VV, history_items, history_offsets, decay=10.0)
     return baselines
@@ -114,7 +117,8 @@ class ItemKnn:
     Source: Sarwar et al., "Item-Based Collaborative Filtering Recommendation Algorithms", WWW 2001.
 
     Args:
-        cosines_VV: from `item_cosines`; shared by neighbour models with different decays.
+        cosines_VV: from `item_cosines`, or the same as a dense array, which is faster; shared by
+            neighbour models with different decays.
         history_items: the histories of the users to score, end to end, as vocabulary rows.
         history_offsets: where each user's history begins.
         decay: None, or the number of events after which an event's weight has fallen to 1/e.
@@ -125,7 +129,7 @@ class ItemKnn:
 
     def __init__(
         self,
-        cosines_VV: sparse.csr_array,
+        cosines_VV: sparse.csr_array | Float32[np.ndarray, "V V"],
         history_items: Integer[np.ndarray, "T"],
         history_offsets: Integer[np.ndarray, "..."],
         *,
@@ -133,10 +137,11 @@ class ItemKnn:
     ) -> None:
         if decay is not None and decay <= 0:
             raise ConfigError(f"decay is {decay}; give a positive number of events, or None.")
-        vocab_size = cosines_VV.shape[0]
-        self.cosines_VV = cosines_VV.toarray() if vocab_size <= DENSE_ROWS else cosines_VV
+        self.cosines_VV = cosines_VV
         weights_T = _event_weights(history_offsets, decay)
-        self.weights_UV = _user_item_matrix(history_items, history_offsets, weights_T, vocab_size)
+        self.weights_UV = _user_item_matrix(
+            history_items, history_offsets, weights_T, vocab_size=cosines_VV.shape[0]
+        )
 
     def __call__(self, positions_B: Int64[np.ndarray, "B"]) -> Float[Tensor, "B V"]:
         """Return the weighted sums of cosines."""

@@ -83,7 +83,7 @@ class Evaluation:
         """
         if self.protocol != other.protocol or not np.array_equal(self.targets_U, other.targets_U):
             raise DataError(
-                "These two evaluations cannot be compared: they differ in protocol, cutoffs or "
+                "These two evaluations cannot be compared: they differ in protocol or "
                 f"targets.\n  one:   {self.protocol}\n  other: {other.protocol}\nEvaluate both on "
                 "the same held-out users with the same settings."
             )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -55,11 +54,6 @@ class ReportContent:
     facts: Mapping[str, str] = field(default_factory=dict)
     layer_weights: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[UserExample] = ()
-
-
-def render_report(path: Path, content: ReportContent) -> None:
-    """Write the report to `path`; see `report_html`."""
-    path.write_text(report_html(content), encoding="utf-8")
 
 
 def report_html(content: ReportContent) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from idbert.errors import ConfigError, DataError
+from idbert.errors import DataError
 from idbert.inputs.batch_plan import BatchPlan, PlannedBatch
 from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items
 from idbert.inputs.sequences import Sequences
@@ -163,14 +163,13 @@ def history_batches(
         sequences: one history a user; empty ones are allowed for "masked" only.
         objective: of the model.
         max_length: positions of the model; None: no limit.
-        token_budget: positions of a batch, padding included.
+        token_budget: positions of a batch, padding included; a longer history comes alone.
         query_behaviour: segment id of the item to come ("masked"), if the data has behaviours.
 
     Yields:
         Places of the batch's users in `sequences`, and the batch; all users, each once.
 
     Raises:
-        ConfigError: the longest history does not fit into the budget.
         DataError: a history is empty and the objective "next".
     """
     queries = 1 if objective == "masked" else 0
@@ -186,12 +185,7 @@ def history_batches(
     first = 0
     while first < len(order_U):
         longest = int(lengths_U[order_U[first]]) + queries
-        if longest > token_budget:
-            raise ConfigError(
-                f"a history needs {longest} positions, the token budget is {token_budget}. "
-                "Raise the budget, or lower max_length."
-            )
-        users_B = order_U[first : first + token_budget // longest]
+        users_B = order_U[first : first + max(1, token_budget // longest)]
         first += len(users_B)
         lengths_B = lengths_U[users_B]
         slots = _Slots(sequences.offsets[users_B + 1] - lengths_B, lengths_B, queries)

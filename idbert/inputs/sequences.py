@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,18 @@ class Sequences:
         lengths = np.array([array.size for array in arrays], dtype=np.int64)
         items = np.concatenate([np.empty(0), *arrays], dtype=np.int32, casting="unsafe")
         return cls(pa.array(np.arange(len(arrays))), items, _offsets(lengths))
+
+    def newest(self, max_length: int) -> "Sequences":
+        """Return what is left of each user's events when only the newest `max_length` are kept."""
+        lengths_U = np.minimum(self.lengths, max_length)
+        keep_T = _newest(np.ones(len(self.items), dtype=bool), self.lengths, max_length)
+        flat = {name: getattr(self, name) for name in _ARRAYS}
+        return replace(
+            self,
+            offsets=_offsets(lengths_U),
+            num_dropped_events=self.num_dropped_events + int((~keep_T).sum()),
+            **{name: array[keep_T] for name, array in flat.items() if array is not None},
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write `sequences.arrow` into `folder`, whole or not at all.

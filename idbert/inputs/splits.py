@@ -110,7 +110,8 @@ def leave_last_out(interactions: Interactions) -> Split:
     if not tested_U.any():
         raise DataError(
             f"none of the {len(lengths_U):,} users has 3 events, which leave_last_out needs: one "
-            "to train on, one for validation, one for the test."
+            "to train on, one for validation, one for the test. Give a log that holds more of each "
+            "user."
         )
     if not tested_U.all():
         logger.info(

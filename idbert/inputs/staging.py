@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -35,12 +36,14 @@ class Staging:
 
     def __init__(
         self,
-        connection: duckdb.DuckDBPyConnection,
+        connection: Any,
         source: str,
         parts: Sequence[Part],
         labels: Mapping[str, str],
     ):
-        self.connection = connection
+        # Typed here and not in the signature: beartype keeps the classes that it checks, and DuckDB
+        # prints a page about leaks at the end of a process in which its classes are kept.
+        self.connection: duckdb.DuckDBPyConnection = connection
         self.source = source
         self.labels = labels
         self.kinds = _common_kinds(parts, labels)

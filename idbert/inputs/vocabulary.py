@@ -211,6 +211,8 @@ class Vocabulary:
 
     def _as_own_type(self, ids: Ids) -> pa.Array | pa.ChunkedArray:
         """Return ids as an Arrow array of the vocabulary's type; refuse other types and nulls."""
+        if isinstance(ids, str):  # else its letters would be looked up
+            raise DataError(f"ids are a list of ids, not the text '{ids}'. Give ['{ids}'].")
         try:
             given = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:

@@ -3,9 +3,20 @@
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from idbert.errors import ConfigError
 from idbert.nn.config import EncoderConfig
 from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import build_fusion
+
+SHAPELESS = (
+    "num_attention_heads",
+    "hidden_act",
+    "position_origin",
+    "max_relative_position",
+    "fusion",
+    "fusion_layers",
+)
+"""Fields of the config that change what the weights mean without changing any tensor's shape."""
 
 
 class Backbone(nn.Module):
@@ -61,3 +72,30 @@ class Backbone(nn.Module):
             output_hidden_states=True,
         ).hidden_states
         return states_KBLD
+
+
+def check_same_architecture(theirs: Backbone, ours: Backbone) -> None:
+    """Check that one backbone's weights mean the same in the other; causal or not is left open.
+
+    Raises:
+        ConfigError: tensors are of other shapes, or settings differ that no shape tells.
+    """
+    shapes = [
+        {name: list(tensor.shape) for name, tensor in backbone.state_dict().items()}
+        for backbone in (theirs, ours)
+    ]
+    settings = [
+        {name: getattr(backbone.encoder.config, name) for name in SHAPELESS}
+        for backbone in (theirs, ours)
+    ]
+    for what, (there, here) in (("tensors", shapes), ("settings", settings)):
+        differing = [
+            f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+            for name in sorted(there.keys() | here.keys())
+            if (name in there, there.get(name)) != (name in here, here.get(name))
+        ]
+        if differing:
+            raise ConfigError(
+                f"The pretrained backbone is another: {len(differing)} {what} differ, such as "
+                f"{'; '.join(differing[:3])}. Give both models the same settings."
+            )

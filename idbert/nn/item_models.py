@@ -19,7 +19,7 @@ from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
 
 from idbert.errors import CheckpointError, ConfigError
-from idbert.nn.backbone import Backbone
+from idbert.nn.backbone import Backbone, check_same_architecture
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder import IdbertPreTrainedModel
 from idbert.nn.item_head import ItemHead
@@ -119,21 +119,10 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             pretrained: Over the same vocabulary, with the same backbone.
 
         Raises:
-            ConfigError: the backbones differ in shape.
+            ConfigError: the backbones differ in shape, or compute different things.
         """
-        theirs, ours = pretrained.backbone.state_dict(), self.backbone.state_dict()
-        differing = [
-            f"{name} {list(theirs[name].shape) if name in theirs else 'absent'} there, "
-            f"{list(ours[name].shape) if name in ours else 'absent'} here"
-            for name in sorted(theirs.keys() | ours.keys())
-            if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
-        ]
-        if differing:
-            raise ConfigError(
-                f"The pretrained backbone has another shape: {len(differing)} tensors differ, such "
-                f"as {'; '.join(differing[:3])}. Give both models the same settings."
-            )
-        self.backbone.load_state_dict(theirs)
+        check_same_architecture(pretrained.backbone, self.backbone)
+        self.backbone.load_state_dict(pretrained.backbone.state_dict())
         self.head.bias.copy_(pretrained.head.bias)
         if self.config.head_transform and pretrained.config.head_transform:
             self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
@@ -189,7 +178,7 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             targets_M,
             None if weights is None else weights[has_target_BL],
         )
-        divisor = len(targets_M) if num_items_in_batch is None else num_items_in_batch
+        divisor = max(1, len(targets_M)) if num_items_in_batch is None else num_items_in_batch
         return ItemModelOutput(loss=loss / divisor)
 
     @torch.no_grad()

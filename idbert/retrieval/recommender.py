@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 SIMILAR = "similar_item_id"
 """Column of `Recommender.similar_items` with the item that is like another."""
 
-_TOKEN_BUDGET = 12_800
-
 
 class Recommender:
     """A trained model, its vocabulary, and a way to search its items.
@@ -265,12 +263,10 @@ class Recommender:
     ) -> Float32[np.ndarray, "U _"]:
         """Encode histories of which none is empty, [U, D+1]."""
         sequences = histories.sequences()
-        longest = int(histories.lengths.max()) + 1
         batches = history_batches(
             sequences,
             objective=self.model.objective,
             max_length=self._max_length,
-            token_budget=max(_TOKEN_BUDGET, longest),
             query_behaviour=self._behaviour_row(behaviour),
         )
         return self.model.encode_users(batches, len(sequences)).cpu().numpy()

@@ -82,14 +82,16 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def check_origin(checkpoint: Path, origin: Mapping[str, Any]) -> None:
     """Check that the training that wrote a checkpoint is the one that is to go on.
 
+    What the checkpoint of an earlier version does not tell is not compared.
+
     Raises:
         CheckpointError: something in `origin` differs.
     """
     written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["origin"]
     for name, value in origin.items():
-        if written.get(name) != value:
+        if written.get(name, value) != value:
             raise CheckpointError(
-                f"{checkpoint} cannot be resumed: it was written with {name} {written.get(name)}, "
+                f"{checkpoint} cannot be resumed: it was written with {name} {written[name]}, "
                 f"and now it is {value}. The data or the settings are others: train in a new "
                 "folder."
             )

@@ -199,13 +199,18 @@ class ItemTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     @property
-    def _origin(self) -> dict[str, int]:
-        """What must be the same when a run is resumed, since batches and steps follow from it."""
+    def _origin(self) -> dict[str, float | int]:
+        """What must be the same when a run is resumed.
+
+        Batches and steps follow from it, or the optimizer's state brings the old value back.
+        """
         return {
             "batches_per_epoch": len(self._loader),
             "accumulation": self._settings.accumulation,
             "world_size": self.args.world_size,
             "seed": self._settings.seed,
+            "learning_rate": self._settings.learning_rate,
+            "weight_decay": self._settings.weight_decay,
         }
 
     @contextmanager

@@ -59,13 +59,19 @@ class Progress(TrainerCallback):
             self._newest |= values
             self._bar.set_postfix(self._newest)
             return
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        done = state.global_step - self._first_step
+        if not done:  # an evaluation before the first step
+            logger.info("step %d: %s", state.global_step, shown)
+            return
+        seconds = (time.monotonic() - self._started_s) / done
         logger.info(
             "step %d of %d, epoch %.4g: %s, %s left",
             state.global_step,
             state.max_steps,
             state.epoch,
-            ", ".join(f"{name} {value}" for name, value in values.items()),
-            self._time_left(state),
+            shown,
+            tqdm.format_interval(seconds * (state.max_steps - state.global_step)),
         )
 
     def on_train_end(
@@ -75,10 +81,3 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def _time_left(self, state: TrainerState) -> str:
-        done = state.global_step - self._first_step
-        seconds = (
-            (time.monotonic() - self._started_s) / done * (state.max_steps - state.global_step)
-        )
-        return str(tqdm.format_interval(seconds))

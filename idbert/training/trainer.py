@@ -1,5 +1,6 @@
 """Model, data and settings put together: `build_trainer` is where training begins."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from idbert.nn.item_models import ItemModel
 from idbert.training.arguments import TrainingSettings
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(
@@ -76,9 +79,14 @@ def training_data(
 ) -> ItemData:
     """Return the data set of the model's objective.
 
+    Of sequences longer than the model can hold the newest part is kept.
+
     Raises:
         ConfigError: masking is given to a next-item model, or lacks for a masked-item model.
     """
+    if model.max_length is not None:
+        # A next-item model reads all events but the last, which is only a target.
+        sequences = _newest(sequences, model.max_length + (model.objective == "next"))
     if model.objective == "masked":
         if masking is None:
             raise ConfigError("A masked-item model needs masking settings.")
@@ -91,6 +99,18 @@ def training_data(
     if masking is not None:
         raise ConfigError("Masking cannot act on a next-item model. Leave it out.")
     return NextItemData(sequences)
+
+
+def _newest(sequences: Sequences, max_length: int) -> Sequences:
+    if sequences.lengths.max(initial=0) <= max_length:
+        return sequences
+    cut = sequences.newest(max_length)
+    logger.info(
+        "%d events left out: they are older than the newest %d, and the model holds no more",
+        cut.num_dropped_events - sequences.num_dropped_events,
+        max_length,
+    )
+    return cut
 
 
 def _place_among_processes() -> tuple[int, int]:

@@ -99,11 +99,19 @@ def test_enough_neighbours_are_all_of_them():
 def test_large_catalogues_are_scored_like_small_ones(monkeypatch):
     items, offsets = flat(random_histories())
     everybody = np.arange(25, dtype=np.int64)
-    small = ItemKnn(item_cosines(items, offsets, 16), items, offsets)(everybody)
+    small = fit_baselines(items, offsets, items, offsets, 16)
     monkeypatch.setattr(baselines, "DENSE_ROWS", 0)
     monkeypatch.setattr(baselines, "CHUNK_PAIRS", 50)
-    large = ItemKnn(item_cosines(items, offsets, 16), items, offsets)(everybody)
-    torch.testing.assert_close(small, large)
+    large = fit_baselines(items, offsets, items, offsets, 16)
+    for name in small:
+        torch.testing.assert_close(small[name](everybody), large[name](everybody))
+
+
+def test_neighbour_models_share_one_table():
+    items, offsets = flat(random_histories())
+    fitted = fit_baselines(items, offsets, items, offsets, 16)
+    assert isinstance(fitted["item-kNN"].cosines_VV, np.ndarray)
+    assert fitted["item-kNN"].cosines_VV is fitted["item-kNN, decayed"].cosines_VV
 
 
 def test_the_arrays_that_were_given_are_not_changed():

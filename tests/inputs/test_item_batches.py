@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from idbert.errors import ConfigError, DataError
+from idbert.errors import DataError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings, PlannedBatch
 from idbert.inputs.item_batches import (
     MaskedItemData,
@@ -266,6 +266,7 @@ def test_an_empty_history_is_refused_for_a_next_item_model():
         list(history_batches(sequences, objective="next", max_length=5))
 
 
-def test_a_history_above_the_budget_is_refused():
-    with pytest.raises(ConfigError, match="a history needs 4 positions, the token budget is 3"):
-        list(history_batches(THREE, objective="masked", max_length=None, token_budget=3))
+def test_a_history_above_the_budget_comes_alone():
+    batches = history_batches(THREE, objective="masked", max_length=None, token_budget=3)
+    shapes = {tuple(users): tuple(batch["input_ids"].shape) for users, batch in batches}
+    assert shapes == {(0,): (1, 4), (2,): (1, 3), (1,): (1, 2)}

@@ -59,6 +59,27 @@ def test_sequences_equal_those_of_a_plain_loop(max_length, min_length, num_known
     assert as_lists(built) == slow_lists(log, vocabulary, max_length, min_length)
 
 
+def test_every_setting_of_the_lengths_acts():
+    log = random_log()
+    vocabulary = Vocabulary.from_interactions(log)
+    usual = as_lists(build_sequences(log, vocabulary))
+    for changed in (SequenceSettings(max_length=3), SequenceSettings(min_length=4)):
+        assert as_lists(build_sequences(log, vocabulary, changed)) != usual
+
+
+def test_the_newest_events_of_sequences_are_those_that_build_sequences_keeps():
+    log = random_log()
+    vocabulary = Vocabulary.from_interactions(log)
+    cut = build_sequences(log, vocabulary).newest(3)
+    expected = build_sequences(log, vocabulary, SequenceSettings(max_length=3))
+    assert as_lists(cut) == as_lists(expected)
+    assert cut.times.tolist() == expected.times.tolist()
+    assert cut.behaviours.tolist() == expected.behaviours.tolist()
+    assert cut.num_dropped_events == expected.num_dropped_events > 0
+    shorter = Sequences.from_histories([[], [4, 5], []]).newest(1)
+    assert as_lists(shorter) == {0: [], 1: [5], 2: []}
+
+
 def test_every_event_is_kept_or_counted_as_left_out():
     log = random_log()
     whole = Vocabulary.from_interactions(log)

@@ -208,3 +208,9 @@ def test_a_vocabulary_with_an_id_twice_is_refused(tmp_path: Path):
     Vocabulary(pa.array(["a", "a"]), np.zeros(6, np.int64)).save(tmp_path)
     with pytest.raises(DataError, match="holds an id twice"):
         Vocabulary.load(tmp_path)
+
+
+def test_a_single_text_in_place_of_a_list_is_refused_and_not_read_letter_by_letter():
+    vocabulary = Vocabulary(pa.array(["5", "0"]), np.zeros(6, np.int64))
+    with pytest.raises(DataError, match=r"a list of ids, not the text '50'. Give \['50'\]."):
+        vocabulary.rows("50")

@@ -13,7 +13,7 @@ from idbert.inputs.item_batches import MaskedItemData, NextItemData, history_bat
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.config import EncoderSettings
-from idbert.nn.fusion import FusionSettings
+from idbert.nn.fusion import FUSIONS, FusionSettings, LayerFusion
 from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_model
 from idbert.nn.losses.catalogue import LossSettings
 from tests.worlds import cycle_world
@@ -93,6 +93,13 @@ def test_the_losses_of_parts_of_a_batch_add_up_to_the_whole(model_class):
 
 
 @BOTH
+def test_a_batch_without_any_target_costs_nothing(model_class):
+    inputs = batch()
+    loss = build(model_class)(**{**inputs, "labels": torch.full_like(inputs["labels"], -100)}).loss
+    assert loss == 0
+
+
+@BOTH
 def test_weights_scale_each_targets_share_of_the_loss(model_class):
     model = build(model_class)
     inputs = batch()
@@ -155,6 +162,29 @@ def test_the_item_embeddings_are_stored_once(model_class):
         "backbone.encoder.embeddings.word_embeddings.weight",
         "head.bias",
     ]
+
+
+def test_a_fusion_from_outside_is_built_by_the_settings_and_opens_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(FUSIONS, "_entries", dict(FUSIONS._entries))
+
+    @FUSIONS.register("scaled sum")
+    class ScaledSum(LayerFusion):
+        def __init__(self, num_states, hidden_size, layers=None):
+            super().__init__(num_states, hidden_size, layers)
+            self.scale = torch.nn.Parameter(torch.rand(hidden_size))
+
+        def forward(self, hidden_KBLD):
+            return self.scale * sum(self._chosen(hidden_KBLD))
+
+    model = build(MaskedItemModel, fusion=FusionSettings("scaled sum", layers=(0, -1)))
+    inputs = batch()
+    model(**inputs).loss.backward()
+    assert model.backbone.fusion.scale.grad.abs().sum() > 0
+    model.save_pretrained(tmp_path)
+    opened = load_item_model(tmp_path)
+    assert type(opened.backbone.fusion) is ScaledSum and opened.backbone.fusion.layers == (0, 1)
+    scores = without_labels(inputs)
+    torch.testing.assert_close(opened(**scores).logits, model(**scores).logits, rtol=0, atol=0)
 
 
 @BOTH
@@ -243,6 +273,30 @@ def test_a_config_of_the_other_direction_is_refused():
     config = small().to_config(vocab_size=VOCAB_SIZE, is_causal=True)
     with pytest.raises(ConfigError, match="MaskedItemModel needs is_causal=False"):
         MaskedItemModel(config)
+
+
+def test_a_model_starts_from_the_backbone_of_another_objective():
+    pretrained, model = build(MaskedItemModel, seed=1), build(NextItemModel, seed=2)
+    model.start_from(pretrained)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, pretrained.backbone.state_dict()[name])
+    assert torch.equal(model.head.bias, pretrained.head.bias)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 8}, "tensors differ, such as .*there, .*here"),
+        ({"num_layers": 2}, "tensors differ, such as .*layer.1.* absent there"),
+        ({"num_heads": 4}, "settings differ, such as num_attention_heads 2 there, 4 here"),
+        ({"position_origin": "oldest"}, "position_origin newest there, oldest here"),
+        ({"activation": "relu"}, "hidden_act gelu there, relu here"),
+        ({"fusion": FusionSettings("mean")}, "fusion last there, mean here"),
+    ],
+)
+def test_a_start_from_a_backbone_that_computes_something_else_is_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        build(NextItemModel, **changes).start_from(build(MaskedItemModel))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -1,8 +1,11 @@
 """Losses over the catalogue: one value and one gradient, however they are computed."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from idbert.errors import ConfigError
@@ -95,6 +98,25 @@ def test_the_chunked_loss_never_holds_more_scores_than_a_chunk():
         loss_and_gradients(lambda *a: chunked_softmax_loss(*a, chunk_size=16), *arguments)
     assert full.elements == 400 * 300
     assert chunked.elements == 16 * 300
+
+
+def peak_mib(action):
+    """Return the most memory that an action's tensors take up at any one moment."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        action()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes)) / 2**20
+
+
+def test_with_gradients_the_chunked_loss_takes_a_tenth_of_the_full_ones_memory():
+    arguments = problem(num_targets=2048, num_rows=3000, dtype=torch.float32)
+    full = peak_mib(lambda: loss_and_gradients(full_softmax_loss, *arguments))
+    chunked = peak_mib(
+        lambda: loss_and_gradients(lambda *a: chunked_softmax_loss(*a, chunk_size=64), *arguments)
+    )
+    assert full > 2 * 2048 * 3000 * 4 / 2**20  # else this measures nothing
+    assert chunked < full / 10
 
 
 def test_without_gradients_the_chunked_loss_is_the_same():

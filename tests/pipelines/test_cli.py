@@ -1,11 +1,15 @@
 """Settings from files and the command line, and what is said when one is wrong."""
 
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from idbert.errors import ConfigError
-from pipelines.cli import build_parser, parse_settings
+from idbert.errors import CheckpointError, ConfigError, DataError
+from pipelines import cli
+from pipelines.cli import Unfinished, build_parser, parse_settings, run_command
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,58 @@ def test_the_help_text_holds_the_words_beside_each_field():
     text = build_parser(Settings, command).format_help()
     assert "Do something worth a help text" in text
     assert "How wide." in text and "default: 4" in text
+
+
+@pytest.fixture
+def status_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run a command that ends with an exception, and return the exit status."""
+
+    def run(ending: BaseException) -> int:
+        def body(config: Settings) -> None:
+            raise ending
+
+        with pytest.raises(SystemExit) as stopped:
+            run_command(body, Settings)
+        return int(stopped.value.code or 0)
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "said"),
+    [
+        (ConfigError("rate is 0."), 2, "ConfigError: rate is 0.\n"),
+        (DataError("log.csv is empty."), 1, "DataError: log.csv is empty.\n"),
+        (CheckpointError("no run at a."), 1, "CheckpointError: no run at a.\n"),
+        (
+            PermissionError(13, "Permission denied", "a/b"),
+            1,
+            "PermissionError: a/b: Permission denied. Name another place, or mend this one.\n",
+        ),
+        (Unfinished("Stopped by SIGTERM."), 143, "Stopped by SIGTERM.\n"),
+        (KeyboardInterrupt(), 130, "Interrupted. A training goes on from its last checkpoint"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_expected_end_is_one_message_and_a_status(status_of, capsys, ending, status, said):
+    assert status_of(ending) == status
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("bug", [ValueError("odd"), OSError("odd")], ids=["ValueError", "OSError"])
+def test_a_defect_of_ours_keeps_its_traceback(status_of, bug):
+    with pytest.raises(type(bug), match="odd"):
+        status_of(bug)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe, pytest.raises(SystemExit) as stopped:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        run_command(lambda config: print("much"), Settings)
+    assert stopped.value.code == 0

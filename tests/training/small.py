@@ -1,6 +1,7 @@
 """A training so small that it takes a fraction of a second."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,12 +50,17 @@ def build(
     token_budget=TOKEN_BUDGET,
     max_padding=0.08,
     model=None,
+    weighted=False,
     **settings,
 ):
     """Build a trainer of two epochs on the circle; `settings` are TrainingSettings."""
+    sequences = Sequences.from_histories([walk[:-1] for walk in histories()])
+    if weighted:
+        drawn = np.random.default_rng(0).uniform(0.1, 1.9, len(sequences.items))
+        sequences = replace(sequences, weights=drawn.astype(np.float32))
     return build_trainer(
         model or build_model(model_class),
-        Sequences.from_histories([walk[:-1] for walk in histories()]),
+        sequences,
         MaskingSettings() if model_class is MaskedItemModel else None,
         BatchSettings(token_budget=token_budget, max_padding=max_padding),
         TrainingSettings(**{"epochs": 2, "learning_rate": 0.01} | settings),

@@ -40,3 +40,10 @@ def test_a_resumed_bar_begins_where_the_run_stood(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     build(tmp_path, epochs=2).train_or_resume()
     assert f"{BATCHES}/{2 * BATCHES}" in terminal.getvalue().split("\r")[1]
+
+
+def test_an_evaluation_before_the_first_step_is_a_line_without_time_left(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="idbert")
+    build(tmp_path).evaluate()
+    lines = [record.message for record in caplog.records if record.name.endswith("progress")]
+    assert len(lines) == 1 and lines[0].startswith("step 0: ndcg@10 0.")

@@ -186,6 +186,20 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         build(tmp_path, seed=1).train_or_resume()
     with pytest.raises(CheckpointError, match="with batches_per_epoch 6, and now it is 8"):
         build(tmp_path, token_budget=60).train_or_resume()
+    for name in ("learning_rate", "weight_decay"):  # the optimizer's state would overrule it
+        with pytest.raises(CheckpointError, match=f"with {name} 0.01, and now it is 0.5"):
+            build(tmp_path, epochs=2, **{name: 0.5}).train_or_resume()
+
+
+def test_a_checkpoint_that_does_not_tell_a_setting_is_taken(tmp_path):
+    build(tmp_path, epochs=1).train_or_resume()
+    manifest = tmp_path / f"checkpoint-{BATCHES}" / "checkpoint.json"
+    told = json.loads(manifest.read_text())
+    del told["origin"]["learning_rate"]
+    manifest.write_text(json.dumps(told))
+    trainer = build(tmp_path, epochs=2)
+    trainer.train_or_resume()
+    assert trainer.finished and trainer.state.global_step == 2 * BATCHES
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_how_much_room_is_needed(tmp_path):

@@ -9,12 +9,13 @@ from idbert.errors import ConfigError, DataError
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
+from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_model
 from idbert.training.arguments import TrainingSettings
 from idbert.training.callbacks import EarlyStopping
 from idbert.training.parameters import parameter_groups
-from idbert.training.trainer import build_trainer
+from idbert.training.trainer import build_trainer, training_data
 from idbert.training.validation import Validation, validation_metrics
 from tests.training.small import (
     BATCHES,
@@ -33,29 +34,105 @@ def test_training_on_the_circle_finds_the_next_item(tmp_path):
     assert trainer.evaluate()["eval_recall@1"] == 1.0
 
 
+class Gradients(TrainerCallback):
+    """Keeps the gradients of every step, before they are clipped, and the steps' losses."""
+
+    def __init__(self):
+        self.of_steps, self.losses = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.of_steps.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+
+    def on_log(self, args, state, control, logs, **_):
+        self.losses += [logs["loss"]] if "loss" in logs else []
+
+
+def gradients_of(folder, model_class, weighted, **settings):
+    seen = Gradients()
+    trainer = build(
+        folder,
+        model=build_model(model_class, hidden_dropout=0.0),
+        model_class=model_class,
+        with_validation=False,
+        weighted=weighted,
+        epochs=1,
+        warmup=0,
+        clip_norm=None,
+        log_every_steps=1,
+        callbacks=[seen],
+        **settings,
+    )
+    trainer.train_or_resume()
+    return trainer, seen
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("model_class", [MaskedItemModel, NextItemModel])
-def test_accumulated_batches_give_loss_and_gradient_of_one_large_batch(model_class, tmp_path):
-    rows = []
-    for token_budget, max_padding in [(10_000, 0.9), (95, 0.08)]:
-        trainer = build(
-            tmp_path / str(token_budget),
-            model=build_model(model_class, hidden_dropout=0.0),
-            model_class=model_class,
-            with_validation=False,
-            token_budget=token_budget,
-            max_padding=max_padding,
-            accumulation=100,
-            epochs=1,
-            warmup=0,
-        )
-        trainer.train_or_resume()
-        assert trainer.state.global_step == 1
-        batches = len(trainer.get_train_dataloader())
-        rows.append(trainer.state.log_history[0] | {"batches": batches})
-    one, many = rows
-    assert (one["batches"], many["batches"]) == (1, BATCHES)
-    assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
+def test_accumulated_batches_give_loss_and_gradients_of_one_large_batch(
+    model_class, weighted, tmp_path
+):
+    large = {"token_budget": 10_000, "max_padding": 0.9}
+    trainer, one = gradients_of(tmp_path / "one", model_class, weighted, **large)
+    assert len(trainer.get_train_dataloader()) == 1
+    trainer, many = gradients_of(tmp_path / "many", model_class, weighted, accumulation=BATCHES)
+    assert len(trainer.get_train_dataloader()) == BATCHES
+    assert len(one.of_steps) == len(many.of_steps) == 1
+    assert many.losses == pytest.approx(one.losses, rel=1e-5)
+    torch.testing.assert_close(many.of_steps[0], one.of_steps[0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_step_of_an_epoch_weighs_its_fewer_batches_as_any_step(tmp_path, monkeypatch):
+    # With a rate of nearly nothing the weights stay, so that steps can be compared.
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    _, single = gradients_of(tmp_path / "single", NextItemModel, False, **still)
+    trainer, fours = gradients_of(tmp_path / "4", NextItemModel, False, accumulation=4, **still)
+    assert len(fours.of_steps) == 2 and BATCHES == 6
+    counts = torch.tensor(
+        [int((batch["labels"] != -100).sum()) for batch in trainer.get_train_dataloader()]
+    )
+    for step, part in enumerate((slice(0, 4), slice(4, 6))):
+        shares = counts[part] / counts[part].sum()
+        losses = torch.tensor(single.losses[part])
+        assert fours.losses[step] == pytest.approx(float((shares * losses).sum()), rel=1e-3)
+        for place, gradient in enumerate(fours.of_steps[step]):
+            expected = sum(
+                share * of_step[place]
+                for share, of_step in zip(shares, single.of_steps[part], strict=True)
+            )
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_events_reach_the_loss(tmp_path):
+    _, plain = gradients_of(tmp_path / "plain", NextItemModel, False)
+    _, weighted = gradients_of(tmp_path / "weighted", NextItemModel, True)
+    assert plain.losses[0] != weighted.losses[0]
+
+
+@pytest.mark.parametrize(("model_class", "events"), [(MaskedItemModel, 5), (NextItemModel, 6)])
+def test_of_sequences_longer_than_the_model_the_newest_part_is_trained_on(
+    model_class, events, caplog
+):
+    caplog.set_level("INFO", logger="idbert")
+    torch.manual_seed(0)
+    encoder = EncoderSettings(hidden_size=16, num_layers=1, max_length=5)
+    model = model_class.build(encoder, vocab_size=16)
+    masking = MaskingSettings() if model_class is MaskedItemModel else None
+    sequences = Sequences.from_histories([list(range(4, 12)), [4, 5]])
+    data = training_data(model, sequences, masking, BatchSettings(), seed=0)
+    assert data.sequences.items.tolist() == [*range(12 - events, 12), 4, 5]
+    assert data.input_lengths.max() == 5
+    assert f"{8 - events} events left out: they are older than the newest {events}" in caplog.text
+
+
+def test_a_validation_history_above_the_token_budget_is_read():
+    torch.manual_seed(0)
+    encoder = EncoderSettings(kind="nezha", hidden_size=16, num_layers=1)
+    model = NextItemModel.build(encoder, vocab_size=16)
+    usual, small = (
+        validation_metrics(model, validation(), BatchSettings(token_budget=budget))
+        for budget in (2000, 3)
+    )
+    assert small == pytest.approx(usual)
 
 
 def test_the_last_step_of_an_epoch_accumulates_what_is_left(tmp_path):

@@ -3,6 +3,7 @@
 import functools
 import math
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -79,36 +80,41 @@ def outcome(**settings):
 BASE = {"epochs": 3, "schedule": "linear", "learning_rate": 0.01}
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "seen_in", "beside"),
-    [
-        ("epochs", 2, "weights", {}),
-        ("max_steps", 4, "weights", {}),
-        ("learning_rate", 0.02, "weights", {}),
-        ("weight_decay", 0.5, "weights", {}),
-        ("schedule", "cosine", "weights", {}),
-        ("warmup", 0.5, "weights", {}),
-        ("cycles", 3, "weights", {"schedule": "cosine_with_restarts"}),
-        ("power", 3, "weights", {"schedule": "polynomial"}),
-        ("accumulation", 2, "weights", {}),
-        ("clip_norm", 0.01, "weights", {}),
-        ("evaluate_every", 0.5, "curve", {}),
-        ("metric", "recall@1", "arguments", {}),
-        ("patience", 1, "curve", {"learning_rate": 1e-12}),
-        ("load_best", False, "weights", {"metric": "recall@20"}),
-        ("checkpoint_every_steps", 5, "checkpoints", {}),
-        ("keep_checkpoints", 1, "checkpoints", {"metric": "recall@20"}),
-        ("log_every_steps", 2, "curve", {}),
-        ("seed", 1, "weights", {}),
-        ("precision", "bfloat16", "weights", {}),
-        ("num_workers", 1, "workers", {}),
-        ("gradient_checkpointing", True, "arguments", {}),
-    ],
-)
+ACTING = [
+    ("epochs", 2, "weights", {}),
+    ("max_steps", 4, "weights", {}),
+    ("learning_rate", 0.02, "weights", {}),
+    ("weight_decay", 0.5, "weights", {}),
+    ("schedule", "cosine", "weights", {}),
+    ("warmup", 0.5, "weights", {}),
+    ("cycles", 3, "weights", {"schedule": "cosine_with_restarts"}),
+    ("power", 3, "weights", {"schedule": "polynomial"}),
+    ("accumulation", 2, "weights", {}),
+    ("clip_norm", 0.01, "weights", {}),
+    ("evaluate_every", 0.5, "curve", {}),
+    ("metric", "recall@1", "arguments", {}),
+    ("patience", 1, "curve", {"learning_rate": 1e-12}),
+    ("load_best", False, "weights", {"metric": "recall@20"}),
+    ("checkpoint_every_steps", 5, "checkpoints", {}),
+    ("keep_checkpoints", 1, "checkpoints", {"metric": "recall@20"}),
+    ("log_every_steps", 2, "curve", {}),
+    ("seed", 1, "weights", {}),
+    ("precision", "bfloat16", "weights", {}),
+    ("num_workers", 1, "workers", {}),
+    ("gradient_checkpointing", True, "arguments", {}),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "seen_in", "beside"), ACTING)
 def test_every_setting_acts(field, value, seen_in, beside):
     settings = BASE | beside
     before, after = outcome(**settings), outcome(**settings | {field: value})
     assert before[seen_in] != after[seen_in]
+
+
+def test_no_setting_is_without_a_test_that_it_acts():
+    names = {setting.name for setting in fields(TrainingSettings)}
+    assert names == {field for field, *_ in ACTING} | {"device", "trackers"}
 
 
 def test_the_device_can_be_the_cpu_though_there_is_a_gpu(monkeypatch):

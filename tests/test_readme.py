@@ -1,0 +1,84 @@
+"""What README.md, the Makefile and the recipes promise."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from pipelines.cli import parse_settings
+from tests.pipelines.commands import succeed
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = sorted((ROOT / "pipelines" / "recipes").glob("*.yaml"))
+SAMPLES = "data/samples"
+
+
+def fenced(language: str) -> str:
+    """Return the blocks of one language, end to end."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the pipelines' commands in a text: the name, then the arguments."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = re.findall(r"python -m pipelines\.(\w+ ?.*)", joined)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """Return what follows an option, written with a space or an equals sign."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+        if argument == name:
+            return arguments[place + 1]
+    return None
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like the repository, so that runs/ is made elsewhere."""
+    for name in ("data", "pipelines"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_command_on_the_samples_runs(working_folder: Path) -> None:
+    made: set[str] = set()
+    for name, *arguments in commands(fenced("bash")):
+        folder = option(arguments, "--run")
+        if any(SAMPLES in argument for argument in arguments) or folder in made:
+            finished = succeed(name, *arguments)
+            assert name != "rec_recommend" or "newest events" in finished.out
+            made.add(str(folder))
+    assert all((working_folder / folder / "report.html").exists() for folder in made)
+    assert SAMPLES not in README or made
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "Makefile", *RECIPES], ids=lambda path: path.name
+)
+def test_every_other_command_has_valid_settings(working_folder: Path, path: Path) -> None:
+    found = commands(path.read_text(encoding="utf-8"))
+    assert found
+    for name, *arguments in found:
+        main = importlib.import_module(f"pipelines.{name}").main
+        parse_settings(get_type_hints(main)["config"], main, arguments)
+
+
+def test_every_path_in_the_tables_exists() -> None:
+    rows = [line for line in README.splitlines() if line.startswith("|")]
+    named = {path for row in rows for path in re.findall(r"`([\w./-]+/[\w./-]*)`", row)}
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_every_import_of_the_examples_works() -> None:
+    lines = re.findall(r"^(?:from|import) .*$", fenced("python"), re.MULTILINE)
+    for line in lines:
+        exec(line, {})
