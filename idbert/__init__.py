@@ -3,7 +3,7 @@
 The doors, in the order of the corridor; everything else is found in the module of its subject.
 """
 
-from idbert.inputs.interactions import read_interactions
+from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.encoder import Encoder
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
@@ -11,6 +11,7 @@ from idbert.retrieval.recommender import Recommender
 
 __all__ = [
     "Encoder",
+    "InteractionSettings",
     "MaskedItemModel",
     "NextItemModel",
     "Recommender",

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -118,13 +119,23 @@ def _instance(config_class: type[Config], parser: ArgumentParser, parsed: Namesp
 
 
 def _explain(message: str, parser: ArgumentParser) -> str:
-    """Add what to do to jsonargparse's message: the nearest option, or how a list is written."""
+    """Add what to do to jsonargparse's message.
+
+    The nearest option; how a list is written; or what a group of settings holds.
+    """
+    message = " ".join(message.split())
     unknown = message.partition("nrecognized arguments: --")[2].split("=")[0].split(" ")[0]
     known = [action.dest for action in parser._actions]
-    hint = suggestion(unknown, known) if unknown else ""
+    settings = [name for name in known if not any(one.startswith(f"{name}.") for one in known)]
+    hint = suggestion(unknown, settings) if unknown else ""
     if "<class 'tuple'>" in message:
         hint = " Write a list in brackets: '[a, b]'."
-    return f"{' '.join(message.split())}.{hint} `{parser.prog} --help` lists all settings."
+    group = re.match(r"Parser key \"(\S+)\": Unable to load config '(.*?)' -", message)
+    if group:
+        inner = ", ".join(f"--{name}" for name in settings if name.startswith(f"{group[1]}."))
+        message = f"--{group[1]} is no setting, but a group of them, and '{group[2]}' no YAML file"
+        hint = f" Give a file of these settings, or one of them: {inner}."
+    return f"{message}.{hint} `{parser.prog} --help` lists all settings."
 
 
 def _log_to_stderr() -> None:

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_items
@@ -94,14 +96,20 @@ def read_log(data: DataSettings) -> Interactions:
     return read_interactions(named.interactions if named else data.source, data)
 
 
-def read_titles(data: DataSettings) -> dict[Any, str]:
-    """Return the title of each item; an empty dict where no table of items is known."""
+def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:
+    """Return the title of each item; an empty dict where no table of items is known.
+
+    Args:
+        data: names the table.
+        id_type: of the item ids in the log, which the table's are brought to.
+    """
     named = _named(data)
     path = data.items or (named.items if named else None)
     if path is None:
         return {}
     items = read_items(path)
-    return dict(zip(items[ITEM].tolist(), items[TITLE].astype(str).tolist(), strict=True))
+    ids = items[ITEM] if pa.types.is_integer(id_type) else items[ITEM].astype(str)
+    return dict(zip(ids.tolist(), items[TITLE].astype(str).tolist(), strict=True))
 
 
 def held_out(part: HeldOut, vocabulary: Vocabulary, max_length: int | None) -> Validation:

@@ -12,10 +12,11 @@ from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import MaskedItemModel
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.run_dir import RunDir
+from idbert.tables import ITEM
 from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
 from pipelines.cli import run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log
+from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log, read_titles
 from pipelines.reporting import finish_run, is_trained, report_once
 
 
@@ -51,6 +52,7 @@ def main(config: RecPretrainSettings) -> None:
         return
     with stage("read and split the log"):
         interactions = read_log(config.data)
+        read_titles(config.data, interactions.column(ITEM).type)  # refused now, not after training
         parts = split(interactions, config.split)
     vocabulary = Vocabulary.from_interactions(interactions, parts.train)
     sequences = build_sequences(parts.train, vocabulary, config.sequences)

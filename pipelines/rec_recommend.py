@@ -47,6 +47,9 @@ class RecRecommendSettings:
     """The only items that may be recommended, separated by commas."""
     deny: str | None = None
     """Items that may not be recommended, separated by commas."""
+    behaviour: str | None = None
+    """Which kind of event to predict (buy, say); only for masked-item models of a log with
+    behaviours. Default: the most frequent one."""
     output: str | None = None
     """A .csv or .parquet file for the table of user_id, rank, item_id, score; default: print it."""
 
@@ -78,11 +81,12 @@ def main(config: RecRecommendSettings) -> None:
             filter_seen=config.filter_seen,
             allow=None if config.allow is None else _ids(config.allow, item_type, "allow"),
             deny=None if config.deny is None else _ids(config.deny, item_type, "deny"),
+            behaviour=config.behaviour,
         )
     if config.output is not None:
         _write(table, Path(config.output))
     else:
-        _print(table, histories, read_titles(log_settings_of(run).data))
+        _print(table, histories, read_titles(log_settings_of(run).data, item_type))
 
 
 def _histories(run: RunDir, config: RecRecommendSettings, item_type: pa.DataType) -> Interactions:

@@ -12,6 +12,7 @@ from idbert.evaluation.ranks import Score
 from idbert.evaluation.report import ReportContent, UserExample, report_html
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.sequences import build_sequences
+from idbert.inputs.splits import SplitSettings
 from idbert.inputs.splits import split as split_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import ItemModel, load_item_model
@@ -22,7 +23,15 @@ from idbert.tables import HISTORY, ITEM, SCORE
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import Unfinished, logger, stage
-from pipelines.corridor import WHOLE, held_out, log_settings_of, read_log, read_titles
+from pipelines.corridor import (
+    WHOLE,
+    DataSettings,
+    LogSettings,
+    held_out,
+    log_settings_of,
+    read_log,
+    read_titles,
+)
 
 Part = Literal["validation", "test"]
 
@@ -101,7 +110,7 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
     settings = log_settings_of(runs[0])
     for run in runs[1:]:
         theirs = log_settings_of(run)
-        if (theirs.data, theirs.split) != (settings.data, settings.split):
+        if _events_of(theirs) != _events_of(settings):
             raise ConfigError(
                 f"{run.path} cannot be compared with {runs[0].path}: their data or split settings "
                 "differ. Evaluate it on its own."
@@ -163,9 +172,20 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
         layer_weights={}
         if weights is None
         else {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)},
-        examples=_examples(recommender, evaluated.users, read_titles(settings.data)),
+        examples=_examples(
+            recommender,
+            evaluated.users,
+            read_titles(settings.data, recommender.vocabulary.ids.type),
+        ),
     )
     run.write_text("report.html", report_html(content))
+
+
+def _events_of(settings: LogSettings) -> tuple[DataSettings, SplitSettings]:
+    """Return the settings that decide which events a run was trained and tested on."""
+    anywhere = DataSettings()
+    data = replace(settings.data, items=anywhere.items, memory_limit=anywhere.memory_limit)
+    return data, settings.split
 
 
 def _named(runs: Sequence[RunDir]) -> dict[str, RunDir]:

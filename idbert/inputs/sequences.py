@@ -214,7 +214,9 @@ def build_sequences(
         num_dropped_events=num_dropped,
         num_unknown_events=int((~known_T).sum()),
     )
-    logger.info(
+    is_cut = settings.max_length is not None or settings.min_length > 0
+    logger.log(
+        logging.INFO if is_cut or sequences.num_unknown_events else logging.DEBUG,
         "%d sequences, %d events; left out: %d events older than the newest %s of a user, "
         "%d events of unknown items, %d users with fewer than %d events",
         len(sequences),

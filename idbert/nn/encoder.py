@@ -28,6 +28,7 @@ from idbert.nn.attention import (
 from idbert.nn.checkpoints import HUB_OPTIONS, read_encoder
 from idbert.nn.config import EncoderConfig, check_attention
 from idbert.nn.embeddings import Embeddings
+from idbert.nn.progress_bars import without_progress_bars
 
 
 class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -101,9 +102,10 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         checkpoint = read_encoder(folder_or_name, config, hub_options)
         checkpoint.check_fit(_tensor_shapes(cls, checkpoint.config))
         options.setdefault("dtype", torch.float32)
-        encoder: Encoder = super().from_pretrained(
-            None, config=checkpoint.config, state_dict=checkpoint.tensors, **options
-        )
+        with without_progress_bars():
+            encoder: Encoder = super().from_pretrained(
+                None, config=checkpoint.config, state_dict=checkpoint.tensors, **options
+            )
         return encoder
 
     def get_input_embeddings(self) -> nn.Embedding:

@@ -128,6 +128,11 @@ def _read_table(table: pd.DataFrame | pa.Table, *, with_behaviours: bool) -> Int
     """Read a table by the same checks as a log; without times the order of the rows counts."""
     names = table.columns if isinstance(table, pd.DataFrame) else table.column_names
     has_times = TIME in names
+    absent = [] if has_times else [f"'{TIME}': the rows count as in order"]
+    if with_behaviours and BEHAVIOUR not in names:
+        absent.append(f"'{BEHAVIOUR}': all events count as the most frequent one")
+    if absent:
+        logger.warning("the table of histories has no column %s", "; and no ".join(absent))
     if not has_times:
         places = np.arange(len(table))
         if isinstance(table, pd.DataFrame):

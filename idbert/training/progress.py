@@ -1,6 +1,7 @@
 """One progress bar for the whole training; without a terminal, plain lines in the log."""
 
 import logging
+import os
 import sys
 import time
 from typing import Any
@@ -9,6 +10,9 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+_COLUMNS, _ROWS = 80, 24
+"""Of a terminal that does not know its size."""
 
 
 class Progress(TrainerCallback):
@@ -36,7 +40,9 @@ class Progress(TrainerCallback):
                 initial=state.global_step,
                 unit="step",
                 file=sys.stderr,
-                dynamic_ncols=True,
+                dynamic_ncols=_knows_its_size(),
+                ncols=_COLUMNS,
+                nrows=_ROWS,
             )
 
     def on_step_end(
@@ -81,3 +87,11 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _knows_its_size() -> bool:
+    """Say whether the terminal has a size; those of `script` and of some containers have none."""
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except OSError:
+        return False

@@ -272,3 +272,17 @@ def test_a_disk_without_room_leaves_the_earlier_recommendations(
     refused(finished, 1, "DataError", f"no room on the disk of {tmp_path} to write {output.name}")
     assert output.read_text() == "earlier"
     assert os.listdir(tmp_path) == [output.name]
+
+
+def test_a_table_of_titles_that_cannot_be_used_is_refused_before_training(
+    world: World, tmp_path: Path
+) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("sku,name\nitem 00,First\n")
+    run_folder = tmp_path / "run"
+    finished = run(
+        *("rec_pretrain", "--run", run_folder, f"--data.source={world.log}"),
+        *(f"--data.items={items}", *TINY),
+    )
+    refused(finished, 1, "DataError", "items.csv has no column 'item_id'")
+    assert sorted(os.listdir(run_folder)) == ["config.yaml", "run.json"]

@@ -54,6 +54,21 @@ def test_an_unknown_option_names_the_nearest():
         parse("--inner.wdth", "3")
 
 
+def test_the_nearest_option_is_never_a_group_of_settings():
+    with pytest.raises(ConfigError, match="unrecognized arguments: --inner2 3") as refused:
+        parse("--inner2", "3")
+    assert "Did you mean 'inner'" not in str(refused.value)
+
+
+def test_a_group_of_settings_given_as_one_is_answered_with_the_settings_in_it():
+    with pytest.raises(
+        ConfigError,
+        match=r"--inner is no setting, but a group of them, and 'wide' no YAML file\. Give a file "
+        r"of these settings, or one of them: --inner\.width\. `.*--help`",
+    ):
+        parse("--inner", "wide")
+
+
 def test_an_unknown_key_in_a_file_is_refused(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("inner:\n  wdth: 8\n")

@@ -117,3 +117,11 @@ def test_what_is_no_history_is_refused(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a caller's program does
     with pytest.raises(DataError, match=words):
         read_histories(histories, vocabulary)
+
+
+def test_a_table_without_times_says_that_its_rows_count_as_in_order(caplog):
+    vocabulary = Vocabulary(pa.array(["a", "b"]), np.array([0, 0, 0, 0, 2, 1]))
+    frame = pd.DataFrame({"user_id": [1, 1], "item_id": ["a", "b"]})
+    with caplog.at_level("WARNING"):
+        read_histories(frame, vocabulary)
+    assert "no column 'timestamp': the rows count as in order" in caplog.text

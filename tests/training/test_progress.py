@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 
 from tests.training.small import BATCHES, build
@@ -32,6 +33,18 @@ def test_in_a_terminal_there_is_one_bar_with_loss_metric_and_time_left(tmp_path,
     last = terminal.getvalue().rstrip("\n").split("\r")[-1]
     assert f"{2 * BATCHES}/{2 * BATCHES}" in last
     assert "loss=" in last and "ndcg@10=0." in last and "<00:00" in last
+
+
+def test_a_terminal_that_does_not_know_its_size_gets_a_bar_too(tmp_path, monkeypatch):
+    ours, theirs = os.openpty()  # as the terminals of `script` and of some containers
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", 0) as screen:
+        assert os.get_terminal_size(theirs) == (0, 0)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        build(tmp_path).train_or_resume()
+        monkeypatch.undo()
+        shown = screen.read(1 << 16).decode()
+    assert f"{2 * BATCHES}/{2 * BATCHES}" in shown
+    assert "loss=" in shown and "ndcg@10=0." in shown
 
 
 def test_a_resumed_bar_begins_where_the_run_stood(tmp_path, monkeypatch):

@@ -189,6 +189,24 @@ class WorseEachTime(TrainerCallback):
         return {"ndcg@10": 1 / self.calls}
 
 
+def test_gradient_checkpointing_recomputes_layers_and_learns_the_same(tmp_path):
+    calls, digests = {False: 0, True: 0}, set()
+    for is_on in calls:
+        model = build_model()
+
+        def count(*_, is_on=is_on):
+            calls[is_on] += 1
+
+        model.backbone.encoder.encoder.layer[0].intermediate.register_forward_hook(count)
+        trainer = build(
+            tmp_path / str(is_on), model=model, with_validation=False, gradient_checkpointing=is_on
+        )
+        trainer.train_or_resume()
+        digests.add(weights_sha256(model))
+    assert calls[True] == 2 * calls[False]
+    assert len(digests) == 1
+
+
 def test_training_stops_early_and_ends_with_the_best_weights(tmp_path, monkeypatch):
     WorseEachTime(monkeypatch)
     trainer = build(tmp_path, epochs=10, patience=2)
