@@ -25,7 +25,7 @@ class BatchSettings:
 
     token_budget: int = 2000
     """Positions of a batch, padding included: 10 sequences of length 200, or 100 of length 20.
-    Small batches learn more from an epoch; large ones (12800 and more) suit a GPU."""
+    Fewer positions make more steps of an epoch."""
     max_padding: float = 0.08
     """Largest share of padding among the positions of an epoch; smaller: more, smaller batches."""
 
