@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from idbert.errors import DataError
-from idbert.inputs.batch_plan import BatchPlan, PlannedBatch
+from idbert.inputs.batch_plan import PlannedBatch
 from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items
+from idbert.inputs.planned_loader import PlannedData
 from idbert.inputs.sequences import Sequences
 from idbert.inputs.vocabulary import FIRST_ITEM, MASK
 
@@ -23,7 +23,7 @@ ItemBatch: TypeAlias = dict[str, Tensor]
 (behaviours) and weights (of each label in the loss)."""
 
 
-class MaskedItemData(Dataset[ItemBatch]):
+class MaskedItemData(PlannedData):
     """Whole sequences with some items hidden, drawn anew every epoch (see `mask_items`).
 
     Args:
@@ -74,7 +74,7 @@ class MaskedItemData(Dataset[ItemBatch]):
         return batch
 
 
-class NextItemData(Dataset[ItemBatch]):
+class NextItemData(PlannedData):
     """Sequences whose every event but the first is the label of the event before it.
 
     Args:
@@ -109,41 +109,6 @@ class NextItemData(Dataset[ItemBatch]):
 
 
 ItemData: TypeAlias = MaskedItemData | NextItemData
-
-
-class PlannedLoader(DataLoader[ItemBatch]):
-    """A loader whose batches are those of a `BatchPlan`, already shared out among the ranks.
-
-    It must not be prepared by accelerate for several processes, which would share them out again.
-    `accelerate.skip_first_batches` may wrap it: the skipped batches are planned but never built.
-
-    Args:
-        data: builds a batch from its plan.
-        plan: the batch sampler; keeps the epoch.
-        num_workers: processes that build batches ahead; 0: this one does. Batches are the same.
-    """
-
-    def __init__(self, data: ItemData, plan: BatchPlan, num_workers: int = 0) -> None:
-        super().__init__(
-            data,
-            # A plan yields what __getitems__ takes, torch's annotations only know lists of places.
-            batch_sampler=plan,  # type: ignore[arg-type]
-            collate_fn=_as_built,  # type: ignore[arg-type]
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            # Else each start of an epoch would take a number from the generator of dropout.
-            generator=torch.Generator(),
-        )
-        self._plan = plan
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
-        self._plan.set_epoch(epoch)
-
-
-def train_loader(data: ItemData, plan: BatchPlan, num_workers: int = 0) -> PlannedLoader:
-    """Return the loader of `data` in the order of `plan`, which was made of its `input_lengths`."""
-    return PlannedLoader(data, plan, num_workers)
 
 
 def history_batches(
@@ -241,9 +206,4 @@ def _inputs(
     if sequences.behaviours is not None:
         behaviours_BL = slots.rows(sequences.behaviours, query=query_behaviour)
         batch["token_type_ids"] = torch.from_numpy(behaviours_BL)
-    return batch
-
-
-def _as_built(batch: ItemBatch) -> ItemBatch:
-    """Leave a batch as the data set built it; nothing is left to collate."""
     return batch

@@ -1,31 +1,14 @@
-"""Self-attention: BERT's by fused kernels or plain products, NEZHA's with relative positions.
-
-NEZHA (Wei et al. 2019, arXiv:1909.00204) adds a fixed sinusoid for the clipped distance between
-query and key, to the keys and to the values. No [L, L, W] tensor is built: distances fall into
-2k + 1 buckets, so scores are gathered from, and probabilities added into, [L, 2k + 1].
-"""
+"""Self-attention: BERT's by fused kernels or plain products, NEZHA's with relative positions."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from idbert.nn.config import EncoderConfig
-
-
-@dataclass(frozen=True)
-class RelativeDistances:
-    """The distances between the positions of one batch, in buckets.
-
-    Attributes:
-        table_PW: The sinusoid of each bucket.
-        bucket_LL: The bucket of key j seen from query i, at [i, j].
-    """
-
-    table_PW: Float[Tensor, "P W"]
-    bucket_LL: Int64[Tensor, "L L"]
+from idbert.nn.relative import RelativeDistances, relative_scores, relative_values
 
 
 @dataclass(frozen=True)
@@ -116,17 +99,14 @@ def eager_attention(
     """
     scores_BHLL = query_BHLW @ key_BHLW.transpose(-1, -2)
     if distances is not None:
-        scores_BHLP = query_BHLW @ distances.table_PW.T
-        bucket_BHLL = distances.bucket_LL.expand_as(scores_BHLL)
-        scores_BHLL = scores_BHLL + scores_BHLP.gather(-1, bucket_BHLL)
+        scores_BHLL = scores_BHLL + relative_scores(query_BHLW, distances)
     scores_BHLL = scores_BHLL * query_BHLW.shape[-1] ** -0.5
     if visible is not None:
         scores_BHLL = scores_BHLL.masked_fill(~visible, torch.finfo(scores_BHLL.dtype).min)
     shares_BHLL = F.dropout(scores_BHLL.softmax(dim=-1), dropout)
     attended_BHLW = shares_BHLL @ value_BHLW
     if distances is not None:
-        shares_BHLP = torch.zeros_like(scores_BHLP).scatter_add(-1, bucket_BHLL, shares_BHLL)
-        attended_BHLW = attended_BHLW + shares_BHLP @ distances.table_PW
+        attended_BHLW = attended_BHLW + relative_values(shares_BHLL, distances)
     return attended_BHLW
 
 
@@ -159,45 +139,3 @@ def is_right_padded(attention_mask_BL: Shaped[Tensor, "B L"]) -> bool:
     """Tell whether in every row all padding stands behind the last real position."""
     real_BL = attention_mask_BL.bool()
     return bool((real_BL[:, 1:] <= real_BL[:, :-1]).all())
-
-
-class RelativePositions(nn.Module):
-    """NEZHA's sinusoids: one table for all heads and layers, for keys and values; never trained.
-
-    Args:
-        max_distance: k, the distance from which on no difference is made.
-        width: W, the width of one attention head; even.
-    """
-
-    def __init__(self, max_distance: int, width: int) -> None:
-        super().__init__()
-        self.max_distance = max_distance
-        self.width = width
-        self.register_buffer("table_PW", relative_table(max_distance, width), persistent=False)
-        self.table_PW: Tensor
-
-    def forward(self, length: int, *, is_causal: bool) -> RelativeDistances:
-        """Return the distances between `length` positions, with the buckets that can occur."""
-        behind = min(self.max_distance, length - 1)
-        ahead = 0 if is_causal else behind
-        position_L = torch.arange(length, device=self.table_PW.device)
-        distance_LL = position_L[None, :] - position_L[:, None]
-        return RelativeDistances(
-            table_PW=self.table_PW[self.max_distance - behind : self.max_distance + ahead + 1],
-            bucket_LL=distance_LL.clamp(-behind, ahead) + behind,
-        )
-
-
-def relative_table(max_distance: int, width: int) -> Float[Tensor, "P W"]:
-    """Return NEZHA's sinusoids: row p stands for the distance p - max_distance.
-
-    table[p, 2i] = sin(p / 10000^(2i/W)), table[p, 2i+1] = cos(p / 10000^(2i/W)).
-
-    Args:
-        max_distance: k; the table has 2k + 1 rows.
-        width: W, even.
-    """
-    row_P1 = torch.arange(2 * max_distance + 1, dtype=torch.float64)[:, None]
-    frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = row_P1 * frequency
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).float()

@@ -19,16 +19,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from idbert.errors import ShapeError
 from idbert.nn.attention import (
     AttentionContext,
-    RelativePositions,
     SelfAttention,
     is_right_padded,
-    relative_table,
     visible_positions,
 )
 from idbert.nn.checkpoints import HUB_OPTIONS, read_encoder
 from idbert.nn.config import EncoderConfig, check_attention
 from idbert.nn.embeddings import Embeddings
 from idbert.nn.progress_bars import without_progress_bars
+from idbert.nn.relative import RelativePositions, relative_table
 
 
 class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchSettings
-from idbert.inputs.item_batches import PlannedLoader
+from idbert.inputs.planned_loader import PlannedLoader
 from idbert.nn.item_models import ItemModel
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.training.arguments import TrainingSettings, to_training_arguments

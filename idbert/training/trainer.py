@@ -9,8 +9,9 @@ from transformers import TrainerCallback
 
 from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings
-from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData, train_loader
+from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData
 from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.planned_loader import train_loader
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
 from idbert.training.arguments import TrainingSettings

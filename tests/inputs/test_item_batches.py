@@ -9,11 +9,10 @@ from idbert.inputs.batch_plan import BatchPlan, BatchSettings, PlannedBatch
 from idbert.inputs.item_batches import (
     MaskedItemData,
     NextItemData,
-    PlannedLoader,
     history_batches,
-    train_loader,
 )
 from idbert.inputs.masking import IGNORED, MaskingSettings
+from idbert.inputs.planned_loader import PlannedLoader, train_loader
 from idbert.inputs.sequences import Sequences
 from idbert.inputs.vocabulary import FIRST_ITEM, MASK, PAD, UNK
 

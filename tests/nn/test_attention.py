@@ -3,12 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from idbert.nn.attention import (
-    RelativePositions,
     eager_attention,
     is_right_padded,
-    relative_table,
     visible_positions,
 )
+from idbert.nn.relative import RelativePositions, relative_table
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings
-from idbert.inputs.item_batches import MaskedItemData, NextItemData, history_batches, train_loader
+from idbert.inputs.item_batches import MaskedItemData, NextItemData, history_batches
 from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.planned_loader import train_loader
 from idbert.inputs.sequences import Sequences
 from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FUSIONS, FusionSettings, LayerFusion
