@@ -1,6 +1,6 @@
 """One folder a run: config, vocabulary, weights, metrics, index, report; written atomically.
 
-A run folder holds
+The run folder of a recommender holds
 
 ```text
 run.json             what this folder is, and once training is done the digests of the files below
@@ -13,6 +13,8 @@ metrics.json         the evaluation
 index/               the item vectors' FAISS index
 report.html          all of it to look at
 ```
+
+A run on texts holds labels.json and tokenizer/ instead of the vocabulary and the index.
 
 A reader sees a file either whole or not at all: each is written aside, synced and renamed.
 """
@@ -32,7 +34,12 @@ from idbert.files import digest_of, verify, written_aside
 
 FORMAT = 1
 MARKER = "run.json"
-ESSENTIAL = ("config.yaml", "vocabulary.parquet", "model/config.json", "model/model.safetensors")
+ESSENTIAL = (  # of a recommender
+    "config.yaml",
+    "vocabulary.parquet",
+    "model/config.json",
+    "model/model.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -113,16 +120,21 @@ class RunDir:
             verify(run.path / name, digest)
         return run
 
-    def finish(self) -> None:
+    def finish(self, essential: Iterable[str] = ESSENTIAL) -> None:
         """Declare the training done: digests of the essential files, then the marker, last.
+
+        Args:
+            essential: the files, relative to the folder, without which the run is of no use; `open`
+                checks each.
 
         Raises:
             CheckpointError: an essential file is missing.
         """
-        missing = [name for name in ESSENTIAL if not (self.path / name).is_file()]
+        essential = tuple(essential)
+        missing = [name for name in essential if not (self.path / name).is_file()]
         if missing:
             raise CheckpointError(f"{self.path} cannot be finished without {', '.join(missing)}.")
-        files = {name: digest_of(self.path / name) for name in ESSENTIAL}
+        files = {name: digest_of(self.path / name) for name in essential}
         self._write_marker(self.stage, complete=True, files=files)
 
     @property

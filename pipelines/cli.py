@@ -1,12 +1,13 @@
 """What every command shares: settings from YAML and the command line, logging, exit codes."""
 
 import contextlib
+import importlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +18,12 @@ from idbert.errors import ConfigError, IdbertError, suggestion
 Config = TypeVar("Config")
 
 USAGE_ERROR, FAILURE, INTERRUPTED, UNFINISHED = 2, 1, 130, 143
+
+PLUGINS = "plugins"
+PLUGINS_HELP = "Modules to import first, because they register parts: '[my_package.my_block]'."
+
+SPEAKERS = ("idbert", "nlp_tasks")
+"""The packages whose progress is shown."""
 
 logger = logging.getLogger("idbert")
 """Of the commands too: what they say is shown beside what the library says."""
@@ -69,9 +76,30 @@ def parse_settings(
     """
     parser = build_parser(config_class, main)
     try:
-        return _instance(config_class, parser, parser.parse_args(arguments))
+        parsed = parser.parse_args(arguments)
     except ArgumentError as error:
         raise ConfigError(_explain(str(error), parser)) from None
+    import_plugins(parsed[PLUGINS])
+    try:
+        return _instance(config_class, parser, parsed)
+    except ArgumentError as error:
+        raise ConfigError(_explain(str(error), parser)) from None
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import modules that register parts of their own: a fusion, a block, a loss.
+
+    Raises:
+        ConfigError: there is no such module.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--plugins names '{module}', and there is no module '{error.name}'. Install it, "
+                "or start the command in the folder where it lies."
+            ) from None
 
 
 def settings_from(config_class: type[Config], values: dict[str, Any]) -> Config:
@@ -101,6 +129,8 @@ def build_parser(config_class: type, main: Callable[..., Any]) -> ArgumentParser
     )
     parser.add_argument("--config", action="config", help="A YAML file of the settings below.")
     parser.add_class_arguments(config_class, None)
+    if PLUGINS not in {field.name for field in fields(config_class)}:
+        parser.add_argument(f"--{PLUGINS}", type=tuple[str, ...], default=(), help=PLUGINS_HELP)
     return parser
 
 
@@ -145,7 +175,8 @@ def _log_to_stderr() -> None:
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
     )
-    logger.setLevel(logging.INFO)
+    for name in SPEAKERS:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _say(message: str, status: int) -> int:

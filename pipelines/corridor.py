@@ -46,6 +46,8 @@ class RunFolder:
 
     run: str
     """The run's folder: made if absent, resumed if unfinished."""
+    plugins: tuple[str, ...] = ()
+    """Modules to import first, because they register parts: '[my_package.my_block]'."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def intervals(
     stacked = np.stack(list(values.values()), axis=1)
     if len(stacked) == 0:
         raise ShapeError("There are no users to resample: values are empty. Evaluate at least one.")
-    means = _resampled_means(stacked, resamples, seed)
+    means = resampled_means(stacked, resamples, seed)
     tail = (1 - level) / 2
     lows, highs = np.quantile(means, [tail, 1 - tail], axis=0)
     return {
@@ -103,7 +103,7 @@ def paired(
     return PairedDifference(float((a_U - b_U).mean()), low, high)
 
 
-def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return the means over users of each resample: [users, metrics] -> [resamples, metrics]."""
     rng = np.random.default_rng(seed)
     num_users = len(values)

@@ -52,7 +52,7 @@ def curve_chart(curve: Sequence[Mapping[str, float]], metric: str = "ndcg@10") -
             metric_axes.plot(epochs[best], values[best], "o", color=ACCENT, markersize=8)
             title = f"{metric_axes.get_title(loc='left')}, best {values[best]:.4f}"
             metric_axes.set_title(f"{title} at epoch {epochs[best]:g}")
-        return _svg(figure)
+        return svg(figure)
 
 
 def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str] = HEADLINE) -> str:
@@ -81,7 +81,7 @@ def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]
             axes.grid(visible=False, axis="y")
             axes.tick_params(length=0)
         panels[0].tick_params(axis="y", labelcolor=INK)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _line(
@@ -99,7 +99,7 @@ def _line(
     return epochs, values
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """Return the figure as an <svg> element, without the XML head that names an outside address."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)

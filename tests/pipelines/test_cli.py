@@ -10,6 +10,10 @@ import pytest
 from idbert.errors import CheckpointError, ConfigError, DataError
 from pipelines import cli
 from pipelines.cli import Unfinished, build_parser, parse_settings, run_command
+from pipelines.rec_index import RecIndexSettings
+from pipelines.rec_index import main as rec_index
+from pipelines.rec_pretrain import RecPretrainSettings
+from pipelines.rec_pretrain import main as rec_pretrain
 
 
 @dataclass(frozen=True)
@@ -150,3 +154,39 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
         monkeypatch.setattr(sys, "stdout", pipe)
         run_command(lambda config: print("much"), Settings)
     assert stopped.value.code == 0
+
+
+# Parts from outside the package
+
+PLUGIN = """
+from torch import Tensor
+
+from idbert.nn.fusion import FUSIONS, LayerFusion
+
+
+@FUSIONS.register("loudest")
+class Loudest(LayerFusion):
+    def forward(self, hidden_KBLD: tuple[Tensor, ...]) -> Tensor:
+        return max(self._chosen(hidden_KBLD), key=lambda hidden_BLD: float(hidden_BLD.norm()))
+"""
+
+
+def test_a_plugin_is_imported_before_the_settings_name_its_part(tmp_path, monkeypatch):
+    (tmp_path / "my_fusion.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["--model.fusion.name=loudest"]
+    with pytest.raises(ConfigError, match="no fusion 'loudest'"):
+        parse_settings(RecPretrainSettings, rec_pretrain, arguments)
+    config = parse_settings(
+        RecPretrainSettings, rec_pretrain, ["--plugins=[my_fusion]", *arguments]
+    )
+    assert config.model.fusion.name == "loudest" and config.plugins == ("my_fusion",)
+
+
+def test_a_plugin_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="no module 'my_fusoin'"):
+        parse_settings(RecPretrainSettings, rec_pretrain, ["--plugins=[my_fusoin]"])
+
+
+def test_a_command_without_a_run_folder_of_its_own_takes_plugins_too():
+    parse_settings(RecIndexSettings, rec_index, ["--run=runs/x", "--plugins=[json]"])
