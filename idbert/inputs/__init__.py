@@ -1,1 +1,1 @@
-"""A behaviour log on its way to batches: interactions, vocabulary, splits, sequences, masks."""
+"""On the way to batches: interactions, vocabulary, splits, sequences; or texts, tokens; masks."""

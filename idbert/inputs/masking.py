@@ -1,13 +1,16 @@
-"""Masked-item targets as BERT draws them: a pure function of seed, epoch, sequence and position.
+"""Masked targets as BERT draws them: a pure function of seed, epoch, sequence and position.
 
 Every draw is a hash of these four numbers, not the next number of a generator. So a sequence gets
-the same mask whatever batch, worker or rank it comes in, and resuming needs no state.
+the same mask whatever batch, worker or rank it comes in, and resuming needs no state. Items and
+words are masked by the same code, `mask_ids`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 from idbert.errors import ConfigError
 from idbert.inputs.vocabulary import FIRST_ITEM, MASK
@@ -15,10 +18,27 @@ from idbert.inputs.vocabulary import FIRST_ITEM, MASK
 IGNORED = -100
 """The label of a position without a target, as in torch's cross entropy."""
 
-_SELECT, _REPLACE, _ITEM, _LAST = range(4)
+_SELECT, _REPLACE, _RANDOM, _LAST = range(4)
 _DRAWS = 4
-"""The independent draws of a position: is it a target, what replaces it, by which item; and one of
+"""The independent draws of a position: is it a target, what replaces it, by which id; and one of
 a sequence, kept with its first position: is the newest item a target too."""
+
+
+@runtime_checkable
+class MaskingShares(Protocol):
+    """What items and words are told in the same way."""
+
+    @property
+    def probability(self) -> float | int:
+        """Chance of every position to be a target."""
+
+    @property
+    def mask_share(self) -> float | int:
+        """Share of the targets that are replaced by the mask."""
+
+    @property
+    def random_share(self) -> float | int:
+        """Share of the targets that are replaced at random; the rest stays visible."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +56,24 @@ class MaskingSettings:
     recommending, where only the newest is asked for. 1 with probability 0: nothing but that."""
 
     def __post_init__(self) -> None:
-        for name in ("probability", "mask_share", "random_share", "last_probability"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
-        if self.mask_share + self.random_share > 1 + 1e-9:
-            raise ConfigError(
-                f"mask_share {self.mask_share} and random_share {self.random_share} "
-                "are shares of the same targets; together they must not exceed 1."
-            )
+        check_shares(self, "probability", "mask_share", "random_share", "last_probability")
+
+
+def check_shares(settings: MaskingShares, *names: str) -> None:
+    """Refuse named settings that are no shares, and shares that are more than the whole.
+
+    Raises:
+        ConfigError: one is outside 0 to 1, or mask_share and random_share together above 1.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
+    if settings.mask_share + settings.random_share > 1 + 1e-9:
+        raise ConfigError(
+            f"mask_share {settings.mask_share} and random_share {settings.random_share} "
+            "are shares of the same targets; together they must not exceed 1."
+        )
 
 
 def mask_items(
@@ -78,25 +107,73 @@ def mask_items(
     """
     places_L = np.arange(input_ids_BL.shape[1])
     maskable_BL = (input_ids_BL >= FIRST_ITEM) & (places_L < lengths_B[:, None])
-    key_B = _sequence_keys(seed, epoch, sequence_numbers_B)
-    key_BL = key_B[:, None] ^ (places_L * _DRAWS).astype(np.uint64)
-
-    chance_BL = np.where(maskable_BL, _uniform(key_BL, _SELECT), np.inf)
-    target_BL = chance_BL < settings.probability
+    key_B = sequence_keys(seed, epoch, sequence_numbers_B)
     newest_BL = places_L == lengths_B[:, None] - 1
     ask_newest_B = _uniform(key_B, _LAST) < settings.last_probability
-    target_BL |= maskable_BL & newest_BL & ask_newest_B[:, None]
-    # The smallest draw is a fair choice of one position where none was drawn.
+    return mask_ids(
+        input_ids_BL,
+        maskable_BL,
+        key_B,
+        settings=settings,
+        mask_id=MASK,
+        random_id=lambda share: (FIRST_ITEM + share * (vocab_size - FIRST_ITEM)).astype(np.int64),
+        also_BL=newest_BL & ask_newest_B[:, None],
+    )
+
+
+def mask_ids(
+    input_ids_BL: Int64[np.ndarray, "B L"],
+    maskable_BL: Bool[np.ndarray, "B L"],
+    key_B: UInt64[np.ndarray, "B"],
+    *,
+    settings: MaskingShares,
+    mask_id: int,
+    random_id: Callable[[Float64[np.ndarray, "M"]], Int64[np.ndarray, "M"]],
+    groups_BL: Int64[np.ndarray, "B L"] | None = None,
+    also_BL: Bool[np.ndarray, "B L"] | None = None,
+) -> tuple[Int64[np.ndarray, "B L"], Int64[np.ndarray, "B L"]]:
+    """Hide some ids of every sequence and return what must be restored.
+
+    Every sequence with a maskable position has at least one target.
+
+    Args:
+        input_ids_BL: left as they are.
+        maskable_BL: positions that may be targets.
+        key_B: of `sequence_keys`.
+        settings: the shares.
+        mask_id: what replaces most targets.
+        random_id: turns numbers from 0 to below 1 into the ids that replace some targets.
+        groups_BL: positions that are targets together, as the pieces of a word, have the same
+            number here: the place of the first of them. None: each stands alone.
+        also_BL: maskable positions here are targets besides those drawn.
+
+    Returns:
+        The ids that the model sees, and the labels: the true id at targets, IGNORED elsewhere.
+    """
+    places_L = np.arange(input_ids_BL.shape[1])
+    key_BL = key_B[:, None] ^ (places_L * _DRAWS).astype(np.uint64)
+    draw_BL = _uniform(key_BL, _SELECT)
+    if groups_BL is not None:
+        draw_BL = np.take_along_axis(draw_BL, groups_BL, axis=1)
+    chance_BL = np.where(maskable_BL, draw_BL, np.inf)
+    target_BL = chance_BL < settings.probability
+    if also_BL is not None:
+        target_BL |= maskable_BL & also_BL
+    # The smallest draw is a fair choice of one position, or group, where none was drawn.
     without_B = np.flatnonzero(~target_BL.any(axis=1) & maskable_BL.any(axis=1))
-    target_BL[without_B, chance_BL[without_B].argmin(axis=1)] = True
+    least_B = chance_BL[without_B].argmin(axis=1)
+    if groups_BL is None:
+        target_BL[without_B, least_B] = True
+    else:
+        of_least_BL = groups_BL[without_B] == groups_BL[without_B, least_B][:, None]
+        target_BL[without_B] = of_least_BL & maskable_BL[without_B]
 
     labels_BL = np.where(target_BL, input_ids_BL, IGNORED)
     key_M = key_BL[target_BL]
     replace_M = _uniform(key_M, _REPLACE)
-    random_M = FIRST_ITEM + _uniform(key_M, _ITEM) * (vocab_size - FIRST_ITEM)
     shown_M = np.select(
         [replace_M < settings.mask_share, replace_M < settings.mask_share + settings.random_share],
-        [np.int64(MASK), random_M.astype(np.int64)],
+        [np.int64(mask_id), random_id(_uniform(key_M, _RANDOM))],
         input_ids_BL[target_BL],
     )
     shown_BL = input_ids_BL.copy()
@@ -104,13 +181,27 @@ def mask_items(
     return shown_BL, labels_BL
 
 
-def _sequence_keys(
+def sequence_keys(
     seed: int, epoch: int, sequence_numbers_B: Int64[np.ndarray, "B"]
 ) -> UInt64[np.ndarray, "B"]:
     """Return one key a sequence, unrelated to its key in another epoch or under another seed."""
     run_key = _hash(np.array([seed], dtype=np.uint64))
     epoch_key = _hash(run_key ^ np.uint64(epoch))
     return _hash(epoch_key ^ sequence_numbers_B.astype(np.uint64))
+
+
+def draws(
+    key_B: UInt64[np.ndarray, "B"], purpose: int, num_draws: int
+) -> Float64[np.ndarray, "B _"]:
+    """Return numbers in [0, 1) for each key, unrelated to those of masks and other purposes.
+
+    Args:
+        key_B: of `sequence_keys`.
+        purpose: a number from 1 on that tells what the draws are for.
+        num_draws: how many each key gets.
+    """
+    own_B = _hash(key_B ^ np.uint64(purpose << 32))
+    return _uniform(own_B[:, None] ^ np.arange(num_draws, dtype=np.uint64), 0)
 
 
 def _uniform(keys: UInt64[np.ndarray, "..."], draw: int) -> Float64[np.ndarray, "..."]:

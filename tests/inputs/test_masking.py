@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_the_hash_is_splitmix64():
     # The first outputs of Vigna's splitmix64.c for the states 0 and 1234567.
     states = np.array([0, 1234567], np.uint64)
     assert _hash(states).tolist() == [0xE220A8397B1DCDAF, 6457827717110365317]
+
+
+def test_the_draws_never_change():
+    """Runs that were interrupted go on with the masks that they began with."""
+    items = np.arange(4, 204).reshape(10, 20)
+    settings = MaskingSettings(last_probability=0.5)
+    shown, labels = masked(items, np.full(10, 20), settings=settings)
+    digest = hashlib.sha256(shown.tobytes() + labels.tobytes()).hexdigest()
+    assert digest == "fdf2184f6574c887a3c57e20d6e4e90ea796645e04a7a136ee5fa7b8e72e0f15"
 
 
 def test_labels_are_the_true_items_and_all_else_stays_visible():
