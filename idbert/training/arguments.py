@@ -1,19 +1,17 @@
-"""The settings of a training, and their translation into transformers' TrainingArguments."""
+"""The settings of a training."""
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from transformers import TrainingArguments
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
 )
 
 from idbert.errors import ConfigError, MissingExtraError, suggestion
-from idbert.evaluation.metrics import CUTOFFS
+from idbert.training.adversarial import AdversarialSettings
+from idbert.training.averaging import AveragingSettings
 
 SCHEDULES = (
     "constant",
@@ -24,7 +22,7 @@ SCHEDULES = (
     "polynomial",
     "inverse_sqrt",
 )
-METRICS = tuple(f"{name}@{k}" for name in ("ndcg", "recall", "mrr") for k in CUTOFFS)
+PRECISIONS = ("auto", "float32", "bfloat16")
 DEFAULT_CYCLES = 2
 DEFAULT_POWER = 2.0
 
@@ -34,13 +32,28 @@ class TrainingSettings:
     """How a model is trained: AdamW, its learning rate over time, when to evaluate and save."""
 
     epochs: int = 20
-    """Passes over the training sequences."""
+    """Passes over the training data."""
 
     max_steps: int | None = None
     """Optimizer steps; where given, it overrules epochs."""
 
     learning_rate: float = 1e-3
     """Highest learning rate of AdamW."""
+
+    head_learning_rate: float | int | None = None
+    """The same of all that is not the encoder. Default: learning_rate."""
+
+    layer_decay: float | int = 1.0
+    """The encoder's rate falls with depth: layer n from the top, which is 0, learns at
+    learning_rate * layer_decay^n, the embeddings one deeper than the lowest layer."""
+
+    frozen_layers: int | Literal["all"] | None = None
+    """Not trained: the embeddings and so many of the lowest layers; all: the whole encoder. The
+    embeddings of a recommender score its items too."""
+
+    unfreeze_every: float | int | None = None
+    """Epochs after which one more frozen layer is trained, from the top; the embeddings come
+    last. null: never."""
 
     weight_decay: float = 0.01
     """Decay of AdamW on matrices and embeddings; biases, norms and other vectors have none."""
@@ -68,8 +81,9 @@ class TrainingSettings:
     """Epochs between evaluations on the validation part, fractions allowed. A checkpoint is
     written at each, also where there is no validation part."""
 
-    metric: str = "ndcg@10"
-    """What is best on the validation part: ndcg, recall or mrr at 1, 5, 10 or 20."""
+    metric: str | None = "ndcg@10"
+    """What is best on the validation part, by the name that the evaluation gives it; of loss, mse
+    and mae the smallest value. null: what the evaluation names first."""
 
     patience: int | None = None
     """Evaluations without a new best after which training stops early. null: never."""
@@ -90,7 +104,14 @@ class TrainingSettings:
     """Of dropout, masks and the order of batches. Weights are drawn when the model is built."""
 
     precision: str = "float32"
-    """float32, or bfloat16 (matrix products only: autocast; weights stay float32)."""
+    """float32, or bfloat16 (matrix products only: autocast; weights stay float32). auto: bfloat16
+    where the hardware computes it and the model is at least 256 wide. Evaluations: float32."""
+
+    adversarial: AdversarialSettings = field(default=AdversarialSettings())
+    """Steps on perturbed inputs"""
+
+    averaging: AveragingSettings = field(default=AveragingSettings())
+    """Averages of the weights"""
 
     device: str = "auto"
     """auto: the GPU where there is one; cpu."""
@@ -106,8 +127,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("metric", self.metric, METRICS)
-        _check_choice("precision", self.precision, ("float32", "bfloat16"))
+        _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("device", self.device, ("auto", "cpu"))
         for name in ("epochs", "max_steps", "accumulation", "patience", "keep_checkpoints"):
             self._check(name, ">=", 1)
@@ -117,7 +137,10 @@ class TrainingSettings:
             self._check(name, ">=", 0)
         for name in ("learning_rate", "clip_norm", "evaluate_every", "power"):
             self._check(name, ">", 0)
+        for name in ("head_learning_rate", "layer_decay", "unfreeze_every"):
+            self._check(name, ">", 0)
         self._check_schedule()
+        self._check_depth()
         for tracker in self.trackers:
             _check_tracker(tracker)
 
@@ -148,6 +171,24 @@ class TrainingSettings:
                 "'polynomial'."
             )
 
+    def _check_depth(self) -> None:
+        if self.layer_decay > 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}; it must be at most 1.")
+        if isinstance(self.frozen_layers, str):
+            _check_choice("frozen_layers", self.frozen_layers, ("all",))
+        elif self.frozen_layers is not None and self.frozen_layers < 0:
+            raise ConfigError(f"frozen_layers is {self.frozen_layers}; it must be at least 0.")
+        if self.unfreeze_every is not None and self.frozen_layers is None:
+            raise ConfigError(
+                f"unfreeze_every={self.unfreeze_every} cannot act without frozen_layers. Say how "
+                "many layers are frozen at first, or 'all'."
+            )
+        if self.layer_decay != 1 and self.frozen_layers == "all" and self.unfreeze_every is None:
+            raise ConfigError(
+                f"layer_decay={self.layer_decay} cannot act on an encoder that is frozen as a "
+                "whole. Freeze fewer layers, set unfreeze_every, or leave layer_decay out."
+            )
+
     @property
     def schedule_arguments(self) -> dict[str, Any]:
         """What transformers' scheduler of this name takes beside steps and warm-up."""
@@ -168,62 +209,6 @@ class TrainingSettings:
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the optimizer steps of the whole training."""
         return self.max_steps or self.epochs * steps_per_epoch
-
-
-def to_training_arguments(
-    settings: TrainingSettings,
-    output_dir: str | Path,
-    *,
-    steps_per_epoch: int,
-    with_validation: bool,
-) -> TrainingArguments:
-    """Translate the settings for transformers; nowhere else do its arguments appear.
-
-    Evaluations and checkpoints fall on steps, not on the ends of epochs: Trainer evaluates after
-    the last step of an epoch has been saved, so that a run resumed from there would skip it.
-
-    Args:
-        settings: ours.
-        output_dir: The folder of the checkpoints.
-        steps_per_epoch: Optimizer steps of an epoch.
-        with_validation: Whether there is a validation part.
-    """
-    every = settings.steps_between_evaluations(steps_per_epoch)
-    bf16 = settings.precision == "bfloat16"
-    return TrainingArguments(
-        output_dir=str(output_dir),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.schedule,
-        lr_scheduler_kwargs=settings.schedule_arguments,
-        warmup_steps=settings.warmup,
-        gradient_accumulation_steps=settings.accumulation,
-        max_grad_norm=settings.clip_norm or 0.0,
-        eval_strategy="steps" if with_validation else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        logging_strategy="steps",
-        logging_steps=settings.log_every_steps or steps_per_epoch,
-        metric_for_best_model=settings.metric if with_validation else None,
-        greater_is_better=True if with_validation else None,
-        load_best_model_at_end=with_validation and settings.load_best,
-        restore_callback_states_from_checkpoint=True,
-        seed=settings.seed,
-        bf16=bf16,
-        use_cpu=settings.device == "cpu" or not torch.accelerator.is_available(),
-        activation_checkpointing=settings.gradient_checkpointing,
-        report_to=list(settings.trackers) or "none",
-        # A batch comes from our own loader, whole and with the names that the model knows.
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
-        logging_nan_inf_filter=False,  # a loss that is no number must be seen
-        disable_tqdm=True,  # progress.py shows the progress
-    )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from idbert.training.metric import evaluations_since_best
 
 
 class ExtraCheckpoints(TrainerCallback):
@@ -36,7 +37,7 @@ class EarlyStopping(TrainerCallback):
     The evaluations are counted in the log, which a checkpoint holds; there is no other state.
 
     Args:
-        metric: Its name in the log.
+        metric: Its name.
         patience: Evaluations.
     """
 
@@ -52,5 +53,6 @@ class EarlyStopping(TrainerCallback):
 
     def is_exhausted(self, log: Sequence[Mapping[str, float]]) -> bool:
         """Say whether the last `patience` evaluations of a log brought no new best."""
-        values = [row[self._metric] for row in log if self._metric in row]
-        return bool(values) and len(values) - 1 - int(np.argmax(values)) >= self._patience
+        name = f"eval_{self._metric}"
+        values = [row[name] for row in log if name in row]
+        return bool(values) and evaluations_since_best(values, self._metric) >= self._patience

@@ -19,10 +19,10 @@ class Progress(TrainerCallback):
     """Show steps, loss, metric and the time left on stderr.
 
     Args:
-        metric: Which of the validation metrics to show.
+        metric: Which of the validation metrics to show; None: there are none.
     """
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str | None) -> None:
         self._metric = metric
         self._bar: tqdm[Any] | None = None
         self._newest: dict[str, str] = {}
@@ -57,7 +57,10 @@ class Progress(TrainerCallback):
     ) -> None:
         """Show a new loss or metric."""
         logs: dict[str, float] = given["logs"]
-        wanted = {"loss": "loss", f"eval_{self._metric}": self._metric}
+        wanted = {"loss": "loss"}
+        if self._metric is not None:
+            is_loss = self._metric == "loss"
+            wanted[f"eval_{self._metric}"] = "validation_loss" if is_loss else self._metric
         values = {shown: f"{logs[name]:.4f}" for name, shown in wanted.items() if name in logs}
         if not values or not state.is_world_process_zero:
             return

@@ -2,20 +2,22 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from transformers import TrainerCallback
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
 
 from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings
 from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData
 from idbert.inputs.masking import MaskingSettings
-from idbert.inputs.planned_loader import train_loader
+from idbert.inputs.planned_loader import PlannedData, PlannedLoader, train_loader
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
 from idbert.training.arguments import TrainingSettings
 from idbert.training.item_trainer import ItemTrainer
+from idbert.training.planned_trainer import Evaluate, PlannedTrainer
 from idbert.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -47,27 +49,67 @@ def build_trainer(
         callbacks: Your own, of transformers' kind.
 
     Raises:
-        ConfigError: masking does not fit the model, or patience has nothing to watch.
+        ConfigError: masking does not fit the model, or a setting cannot act.
     """
-    if settings.patience is not None and validation is None:
-        raise ConfigError(
-            f"patience={settings.patience} cannot act without a validation part. Give one, or "
-            "leave patience out."
-        )
+    _check_validation(settings, validation is not None)
     data = training_data(model, sequences, masking, batches, settings.seed)
-    rank, world_size = _place_among_processes()
-    plan = BatchPlan(
-        data.input_lengths, batches, seed=settings.seed, rank=rank, world_size=world_size
-    )
-    loader = train_loader(data, plan, settings.num_workers)
     return ItemTrainer(
         model,
-        loader,
+        _planned_loader(data, batches, settings),
         batches,
         settings,
         output_dir=Path(output_dir),
         validation=validation,
         callbacks=callbacks,
+    )
+
+
+def build_planned_trainer(
+    model: PreTrainedModel,
+    data: PlannedData,
+    batches: BatchSettings,
+    settings: TrainingSettings,
+    *,
+    output_dir: str | Path,
+    evaluate: Evaluate | None = None,
+    metrics: Collection[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    encoder: nn.Module | None = None,
+) -> PlannedTrainer:
+    """Put any model, data and settings together; `train_or_resume` of the result trains.
+
+    Torch's seed is set to `settings.seed` here; the model's weights have been drawn before.
+
+    Args:
+        model: Its `forward` takes a batch of `data` and `num_items_in_batch`, and returns a sum of
+            losses divided by that number: the targets of the whole step, where those of integer
+            `labels` are counted one by one (-100 is none), and of float ones by rows. Where a
+            batch has further labels, the class says in `counted_labels` which argument receives
+            their number: {"next_sentence_labels": "num_pairs_in_batch"}. Moved to the device.
+        data: Of the training part.
+        batches: How sequences are put together.
+        settings: Optimizer, schedule, strategies, evaluations, checkpoints.
+        output_dir: The folder of the checkpoints.
+        evaluate: Returns metrics of the model as it is, which is in evaluation mode then; None: no
+            evaluation, the last weights are kept.
+        metrics: Names of what `evaluate` returns, the usual one first, to check `settings.metric`
+            before training; empty: it is checked at the first evaluation.
+        callbacks: Your own, of transformers' kind.
+        encoder: What depth is counted in and what is not head; None: `model.backbone.encoder`.
+
+    Raises:
+        ConfigError: a setting cannot act, or the model does not take `num_items_in_batch`.
+    """
+    _check_validation(settings, evaluate is not None)
+    return PlannedTrainer(
+        model,
+        _planned_loader(data, batches, settings),
+        settings,
+        output_dir=Path(output_dir),
+        evaluate=evaluate,
+        metrics=metrics,
+        callbacks=callbacks,
+        encoder=encoder,
     )
 
 
@@ -112,6 +154,24 @@ def _newest(sequences: Sequences, max_length: int) -> Sequences:
         max_length,
     )
     return cut
+
+
+def _check_validation(settings: TrainingSettings, with_validation: bool) -> None:
+    if settings.patience is not None and not with_validation:
+        raise ConfigError(
+            f"patience={settings.patience} cannot act without a validation part. Give one, or "
+            "leave patience out."
+        )
+
+
+def _planned_loader(
+    data: PlannedData, batches: BatchSettings, settings: TrainingSettings
+) -> PlannedLoader:
+    rank, world_size = _place_among_processes()
+    plan = BatchPlan(
+        data.input_lengths, batches, seed=settings.seed, rank=rank, world_size=world_size
+    )
+    return train_loader(data, plan, settings.num_workers)
 
 
 def _place_among_processes() -> tuple[int, int]:

@@ -38,7 +38,7 @@ def validation():
 
 def build_model(model_class=NextItemModel, seed=0, **changes):
     torch.manual_seed(seed)
-    settings = EncoderSettings(hidden_size=16, num_layers=1, max_length=12, **changes)
+    settings = EncoderSettings(**{"hidden_size": 16, "num_layers": 1, "max_length": 12} | changes)
     return model_class.build(settings, vocab_size=FIRST_ITEM + NUM_ITEMS)
 
 
@@ -80,6 +80,29 @@ def weights_sha256(model):
 
 def checkpoint_steps(folder):
     return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients that every step is taken with, and the steps' losses."""
+
+    def __init__(self):
+        self.of_steps, self.losses = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.of_steps.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+
+    def on_log(self, args, state, control, logs, **_):
+        self.losses += [logs["loss"]] if "loss" in logs else []
+
+
+class Weights(TrainerCallback):
+    """Keeps the weights after every step."""
+
+    def __init__(self):
+        self.of_steps = []
+
+    def on_step_end(self, args, state, control, model, **_):
+        self.of_steps.append({name: p.detach().clone() for name, p in model.named_parameters()})
 
 
 class AtStep(TrainerCallback):

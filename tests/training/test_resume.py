@@ -11,6 +11,8 @@ import torch
 
 from idbert.errors import CheckpointError
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.training.adversarial import AdversarialSettings
+from idbert.training.averaging import AveragingSettings
 from idbert.training.checkpoints import newest_checkpoint
 from tests.training.small import (
     BATCHES,
@@ -59,6 +61,51 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curve(model_class, step, t
     expected = uninterrupted(tmp_path / "whole", **settings)
     kill(tmp_path / "killed", step, **settings)
     assert resumed(tmp_path / "killed", **settings) == expected
+
+
+STRATEGIES = {
+    "fgm": {"adversarial": AdversarialSettings("fgm"), "accumulation": 2},
+    "pgd": {"adversarial": AdversarialSettings("pgd", steps=2)},
+    "freelb": {"adversarial": AdversarialSettings("freelb", steps=2), "accumulation": 2},
+    "ema": {"averaging": AveragingSettings("ema", decay=0.9)},
+    "swa": {"averaging": AveragingSettings("swa", start=0.2), "load_best": False},
+    "rates by depth": {"layer_decay": 0.5, "head_learning_rate": 0.05},
+    "frozen": {"frozen_layers": 0},
+    "unfreezing": {"frozen_layers": "all", "unfreeze_every": 0.25},
+    "bfloat16": {"precision": "bfloat16"},
+    "all": {
+        "adversarial": AdversarialSettings("freelb", steps=2),
+        "averaging": AveragingSettings("ema", decay=0.9),
+        "layer_decay": 0.5,
+        "head_learning_rate": 0.05,
+        "frozen_layers": "all",
+        "unfreeze_every": 0.25,
+        "accumulation": 2,
+        "precision": "bfloat16",
+        "gradient_checkpointing": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_resumes_to_the_same_weights_and_curve(name, tmp_path):
+    settings = STRATEGIES[name] | {"epochs": 1, "evaluate_every": 0.5, "checkpoint_every_steps": 1}
+    settings["model_class"] = MaskedItemModel
+    expected = uninterrupted(tmp_path / "whole", **settings)
+    steps = BATCHES // settings.get("accumulation", 1)
+    for step in (steps // 2, steps - 1):
+        kill(tmp_path / "killed", step, **settings)
+    assert resumed(tmp_path / "killed", **settings) == expected
+
+
+def test_after_a_sigterm_every_strategy_goes_on_as_if_nothing_had_been(tmp_path):
+    settings = STRATEGIES["all"] | {"load_best": False}
+    expected, _ = uninterrupted(tmp_path / "whole", **settings)
+    stop = AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    trainer = build(tmp_path / "stopped", callbacks=[stop], **settings)
+    trainer.train_or_resume()
+    assert not trainer.finished and 4 in checkpoint_steps(tmp_path / "stopped")
+    assert resumed(tmp_path / "stopped", **settings)[0] == expected
 
 
 def test_a_run_killed_again_and_again_resumes_to_the_same_weights(tmp_path):
@@ -186,6 +233,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         build(tmp_path, seed=1).train_or_resume()
     with pytest.raises(CheckpointError, match="with batches_per_epoch 6, and now it is 8"):
         build(tmp_path, token_budget=60).train_or_resume()
+    with pytest.raises(CheckpointError, match="with layer_decay 1.0, and now it is 0.5"):
+        build(tmp_path, epochs=2, layer_decay=0.5).train_or_resume()
+    with pytest.raises(CheckpointError, match="with frozen_layers None, and now it is 0"):
+        build(tmp_path, epochs=2, frozen_layers=0).train_or_resume()
+    with pytest.raises(CheckpointError, match="averaging none, and now it is ema from step 1"):
+        build(tmp_path, epochs=2, averaging=AveragingSettings("ema")).train_or_resume()
     for name in ("learning_rate", "weight_decay"):  # the optimizer's state would overrule it
         with pytest.raises(CheckpointError, match=f"with {name} 0.01, and now it is 0.5"):
             build(tmp_path, epochs=2, **{name: 0.5}).train_or_resume()

@@ -19,6 +19,7 @@ from idbert.training.trainer import build_trainer, training_data
 from idbert.training.validation import Validation, validation_metrics
 from tests.training.small import (
     BATCHES,
+    Gradients,
     build,
     build_model,
     checkpoint_steps,
@@ -32,19 +33,6 @@ def test_training_on_the_circle_finds_the_next_item(tmp_path):
     trainer.train_or_resume()
     assert trainer.finished
     assert trainer.evaluate()["eval_recall@1"] == 1.0
-
-
-class Gradients(TrainerCallback):
-    """Keeps the gradients of every step, before they are clipped, and the steps' losses."""
-
-    def __init__(self):
-        self.of_steps, self.losses = [], []
-
-    def on_pre_optimizer_step(self, args, state, control, model, **_):
-        self.of_steps.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-
-    def on_log(self, args, state, control, logs, **_):
-        self.losses += [logs["loss"]] if "loss" in logs else []
 
 
 def gradients_of(folder, model_class, weighted, **settings):
@@ -237,7 +225,7 @@ def test_the_newest_checkpoints_and_the_best_one_stay_on_disk(tmp_path, monkeypa
 )
 def test_patience_counts_the_evaluations_since_the_first_best(values, patience, exhausted):
     log = [{"loss": 1.0}, *({"eval_ndcg@10": value} for value in values)]
-    assert EarlyStopping("eval_ndcg@10", patience).is_exhausted(log) is exhausted
+    assert EarlyStopping("ndcg@10", patience).is_exhausted(log) is exhausted
 
 
 def test_a_users_own_callback_is_called(tmp_path):
@@ -296,6 +284,12 @@ def test_validation_filters_seen_items_when_told_to():
 def test_a_validation_part_of_unequal_lengths_is_refused():
     with pytest.raises(DataError, match="64 histories and 63 targets"):
         Validation(validation().histories, validation().targets_U[1:])
+
+
+def test_a_metric_that_is_not_reported_is_refused_before_training(tmp_path):
+    with pytest.raises(ConfigError, match="no metric 'ndgc@10'. Did you mean 'ndcg@10'?"):
+        build(tmp_path, metric="ndgc@10")
+    assert build(tmp_path, metric=None).args.metric_for_best_model == "ndcg@1"
 
 
 def test_masking_is_needed_by_one_model_and_refused_by_the_other(tmp_path):

@@ -11,7 +11,10 @@ import torch
 
 from idbert.errors import ConfigError, MissingExtraError
 from idbert.training import arguments
-from idbert.training.arguments import SCHEDULES, TrainingSettings, to_training_arguments
+from idbert.training.adversarial import AdversarialSettings
+from idbert.training.arguments import SCHEDULES, TrainingSettings
+from idbert.training.averaging import AveragingSettings
+from idbert.training.translation import to_training_arguments
 from tests.training.small import BATCHES, build, checkpoint_steps, weights_sha256
 
 WARMUP, STEPS, PEAK = 3, 2 * BATCHES, 0.01
@@ -102,7 +105,24 @@ ACTING = [
     ("precision", "bfloat16", "weights", {}),
     ("num_workers", 1, "workers", {}),
     ("gradient_checkpointing", True, "arguments", {}),
+    ("head_learning_rate", 0.02, "weights", {}),
+    ("layer_decay", 0.5, "weights", {}),
+    ("frozen_layers", 0, "weights", {}),
+    ("unfreeze_every", 1, "weights", {"frozen_layers": "all"}),
+    ("adversarial", AdversarialSettings("fgm"), "weights", {}),
+    ("averaging", AveragingSettings("ema"), "weights", {}),
 ]
+ATTACKED = [
+    ("epsilon", 0.5, "fgm"),
+    ("alpha", 0.1, "pgd"),
+    ("steps", 2, "pgd"),
+    ("epsilon", 0.1, "freelb"),
+    ("alpha", 0.1, "freelb"),
+    ("steps", 2, "freelb"),
+    ("parameter", "position_embeddings", "fgm"),
+]
+SHORT = {"with_validation": False, "warmup": 0}
+AVERAGED = [("decay", 0.5, "ema"), ("start", 0.5, "ema"), ("start", 0.5, "swa")]
 
 
 @pytest.mark.parametrize(("field", "value", "seen_in", "beside"), ACTING)
@@ -112,16 +132,39 @@ def test_every_setting_acts(field, value, seen_in, beside):
     assert before[seen_in] != after[seen_in]
 
 
+@pytest.mark.parametrize(("field", "value", "name"), ATTACKED)
+def test_every_setting_of_an_attack_acts(field, value, name):
+    before, after = (
+        outcome(**SHORT, max_steps=2, adversarial=AdversarialSettings(name, **changed))
+        for changed in ({}, {field: value})
+    )
+    assert before["weights"] != after["weights"]
+    assert {field for field, *_ in ATTACKED} | {"name"} == names_of(AdversarialSettings)
+
+
+@pytest.mark.parametrize(("field", "value", "name"), AVERAGED)
+def test_every_setting_of_an_average_acts(field, value, name):
+    before, after = (
+        outcome(**SHORT, max_steps=4, averaging=AveragingSettings(name, **changed))
+        for changed in ({}, {field: value})
+    )
+    assert before["weights"] != after["weights"]
+    assert {field for field, *_ in AVERAGED} | {"name"} == names_of(AveragingSettings)
+
+
+def names_of(settings_class):
+    return {setting.name for setting in fields(settings_class)}
+
+
 def test_no_setting_is_without_a_test_that_it_acts():
-    names = {setting.name for setting in fields(TrainingSettings)}
-    assert names == {field for field, *_ in ACTING} | {"device", "trackers"}
+    assert names_of(TrainingSettings) == {field for field, *_ in ACTING} | {"device", "trackers"}
 
 
 def test_the_device_can_be_the_cpu_though_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     arguments = {
         device: to_training_arguments(
-            TrainingSettings(device=device), "out", steps_per_epoch=1, with_validation=False
+            TrainingSettings(device=device), "out", steps_per_epoch=1, metric=None
         )
         for device in ("auto", "cpu")
     }
@@ -131,7 +174,7 @@ def test_the_device_can_be_the_cpu_though_there_is_a_gpu(monkeypatch):
 def test_trackers_are_handed_to_transformers(monkeypatch):
     monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["trackio"])
     settings = TrainingSettings(trackers=("trackio",))
-    translated = to_training_arguments(settings, "out", steps_per_epoch=1, with_validation=False)
+    translated = to_training_arguments(settings, "out", steps_per_epoch=1, metric=None)
     assert translated.report_to == ["trackio"]
 
 
@@ -158,13 +201,22 @@ def test_steps_follow_from_epochs_and_accumulation():
         ({"patience": 0}, "patience is 0; it must be at least 1."),
         ({"num_workers": -1}, "num_workers is -1; it must be at least 0."),
         ({"schedule": "linaer"}, "There is no schedule 'linaer'. Did you mean 'linear'?"),
-        ({"metric": "ndgc@10"}, "There is no metric 'ndgc@10'. Did you mean 'ndcg@10'?"),
         ({"precision": "float16"}, "There is no precision 'float16'. Did you mean 'bfloat16'?"),
         ({"device": "gpu"}, "There is no device 'gpu'. Did you mean 'cpu'?"),
         ({"trackers": ("wandbb",)}, "There is no tracker 'wandbb'. Did you mean 'wandb'?"),
         ({"schedule": "constant"}, "warmup=0.05 cannot act with the schedule 'constant'"),
         ({"schedule": "constant_with_warmup", "warmup": 0}, "needs a warmup above 0"),
         ({"cycles": 3}, "cycles=3 cannot act with the schedule 'linear'"),
+        ({"head_learning_rate": 0}, "head_learning_rate is 0; it must be above 0."),
+        ({"layer_decay": 0}, "layer_decay is 0; it must be above 0."),
+        ({"layer_decay": 1.1}, "layer_decay is 1.1; it must be at most 1."),
+        ({"frozen_layers": -1}, "frozen_layers is -1; it must be at least 0."),
+        ({"unfreeze_every": 0, "frozen_layers": 1}, "unfreeze_every is 0; it must be above 0."),
+        ({"unfreeze_every": 1}, "unfreeze_every=1 cannot act without frozen_layers"),
+        (
+            {"layer_decay": 0.5, "frozen_layers": "all"},
+            "layer_decay=0.5 cannot act on an encoder that is frozen as a whole",
+        ),
         ({"power": 3}, "power=3 cannot act with the schedule 'linear'"),
     ],
 )

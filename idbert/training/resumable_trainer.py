@@ -1,0 +1,270 @@
+"""Transformers' Trainer with whole checkpoints: a run that was stopped anywhere goes on."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
+
+from idbert.inputs.planned_loader import PlannedLoader
+from idbert.nn.progress_bars import without_progress_bars
+from idbert.training.arguments import TrainingSettings
+from idbert.training.averaging import WeightAverage
+from idbert.training.callbacks import EarlyStopping, ExtraCheckpoints
+from idbert.training.checkpoints import (
+    aside_path,
+    check_origin,
+    checkpoint_path,
+    newest_checkpoint,
+    remove_leftovers,
+    remove_old,
+    writing_checkpoint,
+)
+from idbert.training.interruption import StopOnSigterm
+from idbert.training.progress import Progress
+from idbert.training.translation import to_training_arguments
+
+logger = logging.getLogger(__name__)
+
+_STATE = "trainer_state.json"
+
+
+class ResumableTrainer(Trainer):
+    """Trainer that writes whole checkpoints, stops at a SIGTERM and goes on where it stood.
+
+    Args:
+        model: Saved in each checkpoint.
+        loader: Of the training part.
+        settings: Of the training.
+        output_dir: The folder of the checkpoints.
+        metric: What decides which weights are best; None: there is no evaluation.
+        average: Saved in the place of the weights; None: there is none.
+        callbacks: Beside those for logs, checkpoints and early stopping.
+
+    Attributes:
+        finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        loader: PlannedLoader,
+        settings: TrainingSettings,
+        *,
+        output_dir: Path,
+        metric: str | None,
+        average: WeightAverage | None,
+        callbacks: Sequence[TrainerCallback],
+    ) -> None:
+        self.finished = False
+        self._model, self._loader, self._settings = model, loader, settings
+        self._average = average
+        self._steps_per_epoch = settings.steps_per_epoch(len(loader))
+        self._sigterm = StopOnSigterm()
+        self._early_stopping = None
+        own: list[TrainerCallback] = [
+            self._sigterm,
+            ExtraCheckpoints(settings.checkpoint_every_steps),
+            Progress(metric),
+        ]
+        if settings.patience is not None and metric is not None:
+            self._early_stopping = EarlyStopping(metric, settings.patience)
+            own.append(self._early_stopping)
+        if average is not None:
+            own.append(average)
+        super().__init__(
+            model=model,
+            args=to_training_arguments(
+                settings,
+                output_dir,
+                steps_per_epoch=self._steps_per_epoch,
+                metric=metric,
+            ),
+            train_dataset=loader.dataset,
+            eval_dataset=metric,  # Trainer only asks whether there is any
+            callbacks=[*own, *callbacks],
+        )
+        self.remove_callback(PrinterCallback)  # `Progress` stands in for it
+
+    def train_or_resume(self) -> None:
+        """Train to the end, from the newest complete checkpoint if there is one.
+
+        A resumed run on the same machine ends with the weights of an uninterrupted one, bit for
+        bit. After a SIGTERM a checkpoint is written and `finished` stays False.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be written, or was written by another training.
+        """
+        if self.args.should_save:
+            remove_leftovers(self._folder)
+        newest = newest_checkpoint(self._folder)
+        if newest is not None:
+            check_origin(newest, self._origin)
+            state = TrainerState.load_from_json(str(newest / _STATE))
+            if self._is_at_the_end(state):
+                self._take_up_finished(newest, state)
+                return
+            logger.info("resuming from %s", newest)
+        with self._sigterm.listening():
+            self.train(resume_from_checkpoint=None if newest is None else str(newest))
+        self.finished = not self._sigterm.received
+        if self.finished and not self._ends_with_the_best:
+            self._take_over_average()
+
+    def curve(self) -> list[dict[str, float]]:
+        """Return loss and metrics over time, one row a step at which anything was reported.
+
+        Rows hold "epoch" and "step", "loss" and "learning_rate" where the loss was reported (its
+        mean since the row before), and the metrics where the model was evaluated; a loss among
+        them is "validation_loss".
+        """
+        rows: dict[int, dict[str, float]] = {}
+        for entry in self.state.log_history:
+            values = {
+                "validation_loss" if name == "eval_loss" else name.removeprefix("eval_"): value
+                for name, value in entry.items()
+                if name in ("loss", "learning_rate") or name.startswith("eval_")
+            }
+            if values:
+                row = rows.setdefault(int(entry["step"]), {})
+                # What came first stays: `evaluate` may be called again with the best weights.
+                row.update({"epoch": entry["epoch"], "step": entry["step"]} | values | row)
+        return [rows[step] for step in sorted(rows)]
+
+    # What follows overrides Trainer, whose names and arguments are kept.
+
+    def get_train_dataloader(self) -> PlannedLoader:
+        """Return our loader as it is: accelerate would share its batches out a second time."""
+        return self._loader
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write `checkpoint-N` aside, complete it, rename it; then delete old ones."""
+        self.store_flos()
+        best_step = self.state.best_global_step
+        self.state.best_model_checkpoint = self._best_checkpoint()
+        with self._writing_checkpoint() as folder:
+            with self._averaged():
+                self.save_model(folder, _internal_call=True)
+            if self._average is not None and self.args.should_save:
+                self._average.save_training_weights(Path(folder))
+            self._save_optimizer_and_scheduler(folder)
+            self._save_scaler(folder)
+            self._save_rng_state(folder)
+            if self.args.should_save:
+                self.state.stateful_callbacks = self._callback_states()
+                self.state.save_to_json(os.path.join(folder, _STATE))
+        if self.args.should_save:
+            remove_old(self._folder, keep=self._settings.keep_checkpoints, best_step=best_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the model, and not the arguments, which only a pickle could hold."""
+        with without_progress_bars():
+            self._model.save_pretrained(
+                output_dir or self._folder, is_main_process=self.args.should_save
+            )
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._average is not None:
+            self._average.load_training_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self.state.best_model_checkpoint = self._best_checkpoint()
+        super()._load_best_model()
+
+    # Our own helpers.
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        """What must be the same when a run is resumed.
+
+        Batches and steps follow from it, or the optimizer's state brings the old value back.
+        """
+        return {
+            "batches_per_epoch": len(self._loader),
+            "accumulation": self._settings.accumulation,
+            "world_size": self.args.world_size,
+            "seed": self._settings.seed,
+            "learning_rate": self._settings.learning_rate,
+            "weight_decay": self._settings.weight_decay,
+            "head_learning_rate": self._settings.head_learning_rate,
+            "layer_decay": self._settings.layer_decay,
+            "frozen_layers": self._settings.frozen_layers,
+            "unfreeze_every": self._settings.unfreeze_every,
+            "averaging": "none" if self._average is None else self._average.description,
+        }
+
+    @property
+    def _ends_with_the_best(self) -> bool:
+        return self.args.load_best_model_at_end and self.state.best_global_step is not None
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Return the block in which the model has its average, while it is being trained."""
+        if self._average is None or not self.is_in_train:
+            return nullcontext()
+        return self._average.in_place()
+
+    def _take_over_average(self) -> None:
+        if self._average is not None:
+            self._average.take_over()
+
+    @contextmanager
+    def _writing_checkpoint(self) -> Iterator[str]:
+        """Let the first process make, complete and rename the folder; the others write into it."""
+        step = self.state.global_step
+        if self.args.should_save:
+            with writing_checkpoint(
+                self._folder, step, origin=self._origin, needed_bytes=self._checkpoint_bytes()
+            ) as aside:
+                self.accelerator.wait_for_everyone()
+                yield str(aside)
+                self.accelerator.wait_for_everyone()
+        else:
+            self.accelerator.wait_for_everyone()
+            yield str(aside_path(self._folder, step))
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoint_bytes(self) -> int:
+        """Estimate a checkpoint's size: weights, two moments of each, and perhaps an average."""
+        copies = 3 if self._average is None else 4
+        return copies * sum(p.numel() * p.element_size() for p in self._model.parameters())
+
+    def _best_checkpoint(self) -> str | None:
+        """Return where the best checkpoint lies in this folder, wherever it was written."""
+        best_step = self.state.best_global_step
+        return str(checkpoint_path(self._folder, best_step)) if best_step else None
+
+    def _callback_states(self) -> Any:
+        """Return the states that callbacks want to be saved, by class."""
+        callbacks = [*self.callback_handler.callbacks, self.control]
+        stateful: Any = [c for c in callbacks if isinstance(c, ExportableState)]
+        return TrainerState(stateful_callbacks=stateful).stateful_callbacks
+
+    def _is_at_the_end(self, state: TrainerState) -> bool:
+        if self._early_stopping and self._early_stopping.is_exhausted(state.log_history):
+            return True
+        return bool(state.global_step >= self._settings.total_steps(self._steps_per_epoch))
+
+    def _take_up_finished(self, checkpoint: Path, state: TrainerState) -> None:
+        """Load what a finished training ended with; Trainer would go a step further."""
+        logger.info("%s is the end of this training; nothing is left to do", checkpoint)
+        self.state = state
+        self._load_from_checkpoint(str(checkpoint))
+        if self._ends_with_the_best:
+            self._load_best_model()
+        else:
+            self._take_over_average()
+        self.finished = True
