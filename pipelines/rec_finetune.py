@@ -31,11 +31,15 @@ class RecFinetuneSettings(CorridorSettings):
     sequences: SequenceSettings = field(default=SequenceSettings(max_length=201))
     """One sequence a user"""
     model: EncoderSettings = field(default=EncoderSettings(hidden_dropout=0.2))
-    """The encoder and its fusion; of the pretrained run's shape, where there is one"""
+    """The encoder and what stands on it; of the pretrained run's shape, where there is one"""
     loss: LossSettings = field(default_factory=LossSettings)
     """The loss over the catalogue"""
     training: TrainingSettings = field(default=TrainingSettings(epochs=20, patience=5))
     """Optimizer, schedule, checkpoints, early stopping"""
+
+    def __post_init__(self) -> None:
+        # A block that looks ahead is refused now, not after the log has been read.
+        self.model.to_config(vocab_size=1, is_causal=True)
 
 
 def main(config: RecFinetuneSettings) -> None:

@@ -29,7 +29,7 @@ class RecPretrainSettings(CorridorSettings):
     masking: MaskingSettings = field(default=MaskingSettings(last_probability=0.25))
     """Which items are masked"""
     model: EncoderSettings = field(default_factory=EncoderSettings)
-    """The encoder, its fusion and its head"""
+    """The encoder, what stands on it, and its head"""
     loss: LossSettings = field(default_factory=LossSettings)
     """The loss over the catalogue"""
     training: TrainingSettings = field(

@@ -1,1 +1,1 @@
-"""The encoder, its fusion, and the item models that stand on it."""
+"""The encoder, what stands on it, and the models made of them."""

@@ -1,4 +1,7 @@
-"""Self-attention: BERT's by fused kernels or plain products, NEZHA's with relative positions."""
+"""Self-attention: BERT's by fused kernels or plain products, NEZHA's with relative positions.
+
+Layers may hand on their scores, as in RealFormer; that goes with plain products only.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from idbert.nn.config import EncoderConfig
+from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.relative import RelativeDistances, relative_scores, relative_values
 
 
@@ -30,11 +33,19 @@ class AttentionContext:
 class SelfAttention(nn.Module):
     """Multi-head self-attention; parameters named as in BERT.
 
+    With residual scores a layer adds those of the layer below to its own, before the softmax, and
+    hands on the sum: S_n = Q K^T / sqrt(W) + g_n S_(n-1), where g_n is 1, or learned from 0 on.
+    Source: He et al. 2021, "RealFormer: Transformer Likes Residual Attention" (g_n = 1).
+
+    Args:
+        config: The architecture.
+        is_first: Whether no layer stands below.
+
     Shapes:
-        hidden_BLD -> attended_BLD.
+        hidden_BLD -> attended_BLD, and the scores [B, H, L, L] to hand on.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, is_first: bool = True) -> None:
         super().__init__()
         width = config.hidden_size
         self.head_width = width // config.num_attention_heads
@@ -43,11 +54,30 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
+        self.hands_on = config.residual_scores != "none"
+        self.score_gate = (
+            nn.Parameter(torch.zeros(1))
+            if config.residual_scores == "gated" and not is_first
+            else None
+        )
 
     def forward(
-        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext
-    ) -> Float[Tensor, "B L D"]:
-        """Return, for each position, the mean of the values that it attends to."""
+        self,
+        hidden_BLD: Float[Tensor, "B L D"],
+        context: AttentionContext,
+        below_BHLL: Float[Tensor, "B H L L"] | None = None,
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B H L L"] | None]:
+        """Return, for each position, the mean of the values that it attends to; and the scores.
+
+        Args:
+            hidden_BLD: What is attended to.
+            context: What all layers share.
+            below_BHLL: Scores that the layer below has handed on; None in the first.
+
+        Returns:
+            The attended values; and the scores for the layer above, before mask and softmax, or
+            None where none are handed on.
+        """
         query_BHLW = self._split_heads(self.query(hidden_BLD))
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
@@ -61,11 +91,13 @@ class SelfAttention(nn.Module):
                 dropout_p=dropout,
                 is_causal=context.kernel_is_causal,
             )
-        else:
-            attended_BHLW = eager_attention(
-                query_BHLW, key_BHLW, value_BHLW, context.visible, context.distances, dropout
-            )
-        return attended_BHLW.transpose(1, 2).flatten(2)
+            return attended_BHLW.transpose(1, 2).flatten(2), None
+        scores_BHLL = attention_scores(query_BHLW, key_BHLW, context.distances)
+        if below_BHLL is not None:
+            gate = 1.0 if self.score_gate is None else self.score_gate
+            scores_BHLL = scores_BHLL + gate * below_BHLL
+        attended_BHLW = attend(scores_BHLL, value_BHLW, context.visible, context.distances, dropout)
+        return attended_BHLW.transpose(1, 2).flatten(2), scores_BHLL if self.hands_on else None
 
     def _split_heads(self, projected_BLD: Tensor) -> Tensor:
         batch_size, length, _ = projected_BLD.shape
@@ -97,10 +129,31 @@ def eager_attention(
         distances: NEZHA's distances; None for BERT's attention.
         dropout: Probability with which an attention probability is set to zero.
     """
+    scores_BHLL = attention_scores(query_BHLW, key_BHLW, distances)
+    return attend(scores_BHLL, value_BHLW, visible, distances, dropout)
+
+
+def attention_scores(
+    query_BHLW: Float[Tensor, "B H L W"],
+    key_BHLW: Float[Tensor, "B H L W"],
+    distances: RelativeDistances | None = None,
+) -> Float[Tensor, "B H L L"]:
+    """Return the scores of `eager_attention`, before mask and softmax; arguments as there."""
     scores_BHLL = query_BHLW @ key_BHLW.transpose(-1, -2)
     if distances is not None:
         scores_BHLL = scores_BHLL + relative_scores(query_BHLW, distances)
-    scores_BHLL = scores_BHLL * query_BHLW.shape[-1] ** -0.5
+    scale: float = query_BHLW.shape[-1] ** -0.5
+    return scores_BHLL * scale
+
+
+def attend(
+    scores_BHLL: Float[Tensor, "B H L L"],
+    value_BHLW: Float[Tensor, "B H L W"],
+    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    distances: RelativeDistances | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H L W"]:
+    """Return the values in the shares that the scores give them; arguments as `eager_attention`."""
     if visible is not None:
         scores_BHLL = scores_BHLL.masked_fill(~visible, torch.finfo(scores_BHLL.dtype).min)
     shares_BHLL = F.dropout(scores_BHLL.softmax(dim=-1), dropout)

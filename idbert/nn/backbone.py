@@ -1,40 +1,51 @@
-"""The backbone of every model: encoder, then layer fusion."""
+"""The backbone of every model: encoder, then layer fusion, then a block with a path past it."""
+
+from typing import Any
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from idbert.errors import ConfigError
-from idbert.nn.config import EncoderConfig
+from idbert.nn.blocks.block import NO_BLOCK, read_block_options
 from idbert.nn.encoder import Encoder
-from idbert.nn.fusion import build_fusion
+from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.fusion.layer_fusion import read_fusion_options
+from idbert.nn.structure import build_structure
 
 SHAPELESS = (
     "num_attention_heads",
     "hidden_act",
     "position_origin",
     "max_relative_position",
+    "residual_scores",
     "fusion",
     "fusion_layers",
+    "fusion_activation",
+    "block",
+    "residual",
 )
 """Fields of the config that change what the weights mean without changing any tensor's shape."""
 
 
 class Backbone(nn.Module):
-    """Encode a batch and join the layers: one vector a position.
+    """Encode a batch, join the layers, read them with a block: one vector a position.
 
     Args:
         config: The architecture; see `EncoderSettings.to_config`.
 
     Shapes:
-        input_ids [B, L] -> fused_BLD.
+        input_ids [B, L] -> [B, L, width].
+
+    Raises:
+        ConfigError: the parts do not fit one another, or a block looks ahead in a causal model.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config)
-        self.fusion = build_fusion(
-            config.fusion, config.num_states, config.hidden_size, config.fusion_layers
-        )
+        self.fusion, self.block = build_structure(config)
+        self.width = self.fusion.width if self.block is None else self.block.width
+        """Width of the vectors that come out."""
 
     def forward(
         self,
@@ -43,8 +54,28 @@ class Backbone(nn.Module):
         attention_mask: Shaped[Tensor, "B L"] | None = None,
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
-    ) -> Float[Tensor, "B L D"]:
-        """Return the fused states; arguments as for `Encoder.forward`."""
+    ) -> Float[Tensor, "B L _"]:
+        """Return the states that heads and poolings read; arguments as for `Encoder.forward`."""
+        output_BLX, _ = self.forward_with_last(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+        )
+        return output_BLX
+
+    def forward_with_last(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        *,
+        attention_mask: Shaped[Tensor, "B L"] | None = None,
+        token_type_ids: Int[Tensor, "B L"] | None = None,
+        position_ids: Int[Tensor, "#B L"] | None = None,
+    ) -> tuple[Float[Tensor, "B L _"], Float[Tensor, "B L D"]]:
+        """Return what `forward` does and the encoder's last state, from one pass.
+
+        The last state is what an auxiliary loss reads, so that the encoder learns directly too.
+        """
         encoded = self.encoder(
             input_ids,
             attention_mask=attention_mask,
@@ -52,8 +83,11 @@ class Backbone(nn.Module):
             position_ids=position_ids,
             output_hidden_states=self.fusion.needs_all_states,
         )
-        fused_BLD: Tensor = self.fusion(encoded.hidden_states or (encoded.last_hidden_state,))
-        return fused_BLD
+        last_BLD: Tensor = encoded.last_hidden_state
+        output_BLX: Tensor = self.fusion(encoded.hidden_states or (last_BLD,))
+        if self.block is not None:
+            output_BLX = self.block(output_BLX, attention_mask)
+        return output_BLX, last_BLD
 
     def hidden_states(
         self,
@@ -84,11 +118,8 @@ def check_same_architecture(theirs: Backbone, ours: Backbone) -> None:
         {name: list(tensor.shape) for name, tensor in backbone.state_dict().items()}
         for backbone in (theirs, ours)
     ]
-    settings = [
-        {name: getattr(backbone.encoder.config, name) for name in SHAPELESS}
-        for backbone in (theirs, ours)
-    ]
-    for what, (there, here) in (("tensors", shapes), ("settings", settings)):
+    settings = [_shapeless(backbone.encoder.config) for backbone in (theirs, ours)]
+    for what, (there, here) in (("settings", settings), ("tensors", shapes)):
         differing = [
             f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
             for name in sorted(there.keys() | here.keys())
@@ -99,3 +130,12 @@ def check_same_architecture(theirs: Backbone, ours: Backbone) -> None:
                 f"The pretrained backbone is another: {len(differing)} {what} differ, such as "
                 f"{'; '.join(differing[:3])}. Give both models the same settings."
             )
+
+
+def _shapeless(config: EncoderConfig) -> dict[str, Any]:
+    """Return what no shape tells; options with their defaults, since naming one changes nothing."""
+    settings = {name: getattr(config, name) for name in SHAPELESS}
+    settings["fusion_options"] = read_fusion_options(config.fusion, config.fusion_options)
+    if config.block != NO_BLOCK:
+        settings["block_options"] = read_block_options(config.block, config.block_options)
+    return settings

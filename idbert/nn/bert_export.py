@@ -7,8 +7,8 @@ from transformers import BertConfig
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.files import written_aside
-from idbert.nn.checkpoints import BERT_FIELDS
-from idbert.nn.config import EncoderConfig
+from idbert.nn.checkpoint_config import BERT_FIELDS
+from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_models import ItemModel
 
 POSITION_TABLE = "bert.embeddings.position_embeddings.weight"
@@ -57,7 +57,14 @@ def bert_obstacles(config: EncoderConfig) -> list[str]:
         "relative positions (kind='nezha')": config.encoder_kind != "bert",
         "LayerNorm before the blocks (norm='pre')": config.norm != "post",
         "causal attention": config.is_causal,
+        f"residual scores (residual_scores='{config.residual_scores}')": (
+            config.residual_scores != "none"
+        ),
         f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
+        f"a dense layer behind the fusion (width {config.fusion_width})": (
+            config.fusion_width is not None
+        ),
+        f"a block behind the encoder (block '{config.block}')": config.block != "none",
         "scores without dense layer and LayerNorm (head_transform=False)": (
             not config.head_transform
         ),

@@ -1,25 +1,23 @@
 """Published BERT and NEZHA folders, opened; a `pytorch_model.bin` only with weights_only=True."""
 
 import copy
-import json
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import BertConfig
 from transformers.utils.hub import cached_file
 
 from idbert.errors import CheckpointError, ConfigError
-from idbert.nn.config import NEZHA_MAX_RELATIVE_POSITION, EncoderConfig
+from idbert.nn.checkpoint_config import read_config
+from idbert.nn.encoder_config import EncoderConfig, ResidualScores, check_residual_scores
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +26,14 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """Options of transformers' `from_pretrained` that say where and how files are found."""
 
-# The fields of transformers' BertConfig that bear the same names and mean the same in ours.
-BERT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "initializer_range",
-    "layer_norm_eps",
-    "pad_token_id",
-)
-
 TOKEN_TABLE = "embeddings.word_embeddings.weight"
 """Stands in every BERT; what precedes it in a file is the prefix of the encoder's tensors."""
+
+POSITION_TABLE = "embeddings.position_embeddings.weight"
+"""Stands in every BERT and in no NEZHA."""
+
+SCORE_GATE = "encoder.layer.{layer}.attention.self.score_gate"
+"""In the layers above the first, where residual scores are gated."""
 
 # Tables that can be computed; some versions of transformers and of NEZHA have saved them.
 COMPUTED = re.compile(r"\.(position_ids|token_type_ids|positions_encoding)$")
@@ -89,8 +76,7 @@ class EncoderCheckpoint:
             if names:
                 raise CheckpointError(
                     f"The weights of '{self.source}' {problem} {len(names)} of the encoder's "
-                    f"tensors: {_first_five(names)}. Check that weights and config are of one "
-                    "model and copied whole."
+                    f"tensors: {_first_five(names)}. {_likely_cause(missing, left_over)}"
                 )
 
 
@@ -98,6 +84,7 @@ def read_encoder(
     folder_or_name: str | Path,
     config: EncoderConfig | None = None,
     hub_options: Mapping[str, Any] | None = None,
+    residual_scores: ResidualScores | None = None,
 ) -> EncoderCheckpoint:
     """Read the encoder out of a folder in transformers' layout, or from the hub.
 
@@ -108,21 +95,61 @@ def read_encoder(
         folder_or_name: The folder; or a name on the Hugging Face hub.
         config: Replaces the config that is found, but for `add_pooler`.
         hub_options: Any of HUB_OPTIONS.
+        residual_scores: "gated" adds gates to weights that were trained without, closed at first;
+            None: as in the config.
 
     Raises:
         CheckpointError: files are missing or unreadable, or of another kind of model.
+        ConfigError: residual_scores would make the weights compute something else.
     """
     source = str(folder_or_name)
     hub_options = hub_options or {}
+    is_own = config is None and residual_scores is None
     if config is None:
         config = read_config(_find(source, CONFIG_FILES, hub_options))
     config = copy.deepcopy(config)
+    if residual_scores is not None:
+        _set_residual_scores(config, residual_scores, source)
     weights = _load_tensors(_find(source, WEIGHT_FILES, hub_options))
     tensors, of_heads = split_encoder(weights, source)
     if of_heads:
         logger.info("%s: %d tensors of a head left out: %s", source, len(of_heads), of_heads)
     config.add_pooler = "pooler.dense.weight" in tensors
+    if config.residual_scores == "gated" and not is_own:
+        _add_closed_gates(tensors, config.num_hidden_layers)
     return EncoderCheckpoint(source, config, tensors)
+
+
+def _set_residual_scores(
+    config: EncoderConfig, residual_scores: ResidualScores, source: str
+) -> None:
+    theirs = config.residual_scores
+    if residual_scores != theirs and (theirs, residual_scores) != ("none", "gated"):
+        raise ConfigError(
+            f"'{source}' was trained with residual_scores='{theirs}'; with '{residual_scores}' its "
+            "weights would compute something else. "
+            + ("Choose 'gated'." if theirs == "none" else "Leave residual_scores out.")
+        )
+    check_residual_scores(residual_scores, config.num_hidden_layers)
+    config.residual_scores = residual_scores
+
+
+def _add_closed_gates(tensors: dict[str, Tensor], num_layers: int) -> None:
+    """Add a gate of 0 for each layer above the first, unless the weights hold gates."""
+    gates = [SCORE_GATE.format(layer=layer) for layer in range(1, num_layers)]
+    if not any(gate in tensors for gate in gates):
+        tensors.update({gate: torch.zeros(1) for gate in gates})
+
+
+def _likely_cause(missing: Sequence[str], left_over: Sequence[str]) -> str:
+    if POSITION_TABLE in missing:
+        return (
+            "Is this a NEZHA, which has no position embeddings? Then its config must say so: "
+            '"model_type": "nezha", or "use_relative_position": true.'
+        )
+    if POSITION_TABLE in left_over:
+        return "Is this a BERT? Then its config must not speak of a nezha or of relative positions."
+    return "Check that weights and config are of one model and copied whole."
 
 
 def split_encoder(
@@ -152,55 +179,6 @@ def split_encoder(
         elif not COMPUTED.search(inner_name):
             of_encoder[_new_spelling(inner_name)] = tensor
     return of_encoder, of_heads
-
-
-def read_config(file: Path) -> EncoderConfig:
-    """Read the config of a BERT, a NEZHA or an idbert model.
-
-    Args:
-        file: config.json, or bert_config.json of older releases.
-
-    Raises:
-        CheckpointError: the file is no JSON object, or describes what an encoder cannot be.
-    """
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{file} is not a JSON object. Copy the folder anew.")
-    model_type = fields.get("model_type", "bert")
-    if model_type not in ("bert", "nezha", "idbert"):
-        raise CheckpointError(
-            f"{file} describes a model of type '{model_type}'. Give a bert, nezha or idbert model."
-        )
-    try:
-        if model_type == "idbert":
-            return EncoderConfig.from_dict(fields)
-        return _from_published(fields)
-    except (ConfigError, StrictDataclassError) as error:
-        raise CheckpointError(f"{file} describes no encoder that can be built: {error}") from error
-
-
-def _from_published(fields: dict[str, Any]) -> EncoderConfig:
-    is_nezha = fields.get("model_type") == "nezha" or fields.get("use_relative_position", False)
-    positions = fields.get("position_embedding_type", "absolute")
-    if not is_nezha and positions != "absolute":
-        raise ConfigError(f"position_embedding_type is '{positions}'. Give absolute, or a NEZHA.")
-    if fields.get("add_cross_attention", False):
-        raise ConfigError("add_cross_attention is true. Give a model without cross-attention.")
-    bert = BertConfig()
-    shared = {name: fields.get(name, getattr(bert, name)) for name in BERT_FIELDS}
-    if is_nezha:
-        shared["max_position_embeddings"] = None
-        shared["max_relative_position"] = fields.get(
-            "max_relative_position", NEZHA_MAX_RELATIVE_POSITION
-        )
-    return EncoderConfig(
-        encoder_kind="nezha" if is_nezha else "bert",
-        is_causal=fields.get("is_decoder", False),
-        **shared,
-    )
 
 
 def _new_spelling(name: str) -> str:

@@ -1,36 +1,41 @@
-"""The settings of an encoder, and the config that is saved with its weights.
+"""The settings of an encoder: what a user writes.
 
-`EncoderSettings` is what a user writes; `EncoderConfig` is what transformers saves and loads.
-The one becomes the other in `EncoderSettings.to_config`, and nowhere else.
+`EncoderSettings` becomes the config that is saved with the weights in `EncoderSettings.to_config`,
+and nowhere else.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, no_type_check
+from typing import Literal, get_args
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
+from idbert.errors import ConfigError
+from idbert.nn.encoder_config import (
+    BERT_MAX_LENGTH,
+    NEZHA_MAX_RELATIVE_POSITION,
+    EncoderConfig,
+    EncoderKind,
+    Norm,
+    PositionOrigin,
+    ResidualScores,
+    check_attention,
+    check_choice,
+)
+from idbert.nn.structure import StructureSettings
 
-from idbert.errors import ConfigError, suggestion
-from idbert.nn.fusion import FusionSettings, resolve_layers
+__all__ = [
+    "BERT_MAX_LENGTH",
+    "NEZHA_MAX_RELATIVE_POSITION",
+    "EncoderConfig",
+    "EncoderSettings",
+    "LayerSettings",
+    "check_attention",
+]
 
-EncoderKind = Literal["bert", "nezha"]
-Norm = Literal["post", "pre"]
-PositionOrigin = Literal["oldest", "newest"]
 AttentionName = Literal["auto", "sdpa", "eager"]
-
-BERT_MAX_LENGTH = 200
-NEZHA_MAX_RELATIVE_POSITION = 64
 
 
 @dataclass(frozen=True)
-class EncoderSettings:
-    """The architecture of the encoder and of the head that stands on it.
-
-    Raises:
-        ConfigError: a value is out of range, or a setting cannot act beside the others.
-    """
+class LayerSettings:
+    """The transformer layers; a base of its own, so that these settings stand before the others."""
 
     kind: EncoderKind = "bert"
     """bert: learned absolute positions; nezha: relative positions, sequences of any length."""
@@ -70,10 +75,20 @@ class EncoderSettings:
     """Dropout on attention probabilities. Above 0 it leaves the fast kernel."""
 
     attention: AttentionName = "auto"
-    """sdpa: fused kernels; eager: plain matrix products. auto: sdpa for bert, eager for nezha."""
+    """sdpa: fused kernels; eager: plain matrix products. auto: sdpa where it can be."""
 
-    fusion: FusionSettings = FusionSettings()
-    """How the layers' hidden states are joined below the scores."""
+    residual_scores: ResidualScores = "none"
+    """RealFormer: every layer adds the attention scores of those below it to its own. sum: as they
+    are; gated: times one learned number a layer, 0 at the start. Both leave the fast kernel."""
+
+
+@dataclass(frozen=True)
+class EncoderSettings(StructureSettings, LayerSettings):
+    """The architecture: the encoder, what stands on it, and the head of item scores.
+
+    Raises:
+        ConfigError: a value is out of range, or a setting cannot act beside the others.
+    """
 
     head_transform: bool | None = None
     """Dense layer, activation and LayerNorm below the item scores, as in BERT's masked-word head.
@@ -86,9 +101,11 @@ class EncoderSettings:
     """Added to the variance in LayerNorm."""
 
     def __post_init__(self) -> None:
-        _check_choice("kind", self.kind, get_args(EncoderKind))
-        _check_choice("norm", self.norm, get_args(Norm))
-        _check_choice("attention", self.attention, get_args(AttentionName))
+        super().__post_init__()
+        check_choice("kind", self.kind, get_args(EncoderKind))
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("residual_scores", self.residual_scores, get_args(ResidualScores))
+        check_choice("attention", self.attention, get_args(AttentionName))
         for name in ("hidden_size", "num_layers", "num_heads"):
             _check_at_least_one(name, getattr(self, name))
         for name in ("intermediate_size", "max_length", "max_relative_position"):
@@ -116,7 +133,7 @@ class EncoderSettings:
                 "are absolute. Leave it out, or set kind='nezha'."
             )
         if self.attention != "auto":
-            check_attention(self.kind, self.attention)
+            check_attention(self.kind, self.attention, self.residual_scores)
         # The rest is checked where a loaded config is checked too.
         self.to_config(vocab_size=1, is_causal=False)
 
@@ -133,7 +150,7 @@ class EncoderSettings:
         is_bert = self.kind == "bert"
         attention = self.attention
         if attention == "auto":
-            attention = "sdpa" if is_bert else "eager"
+            attention = "sdpa" if is_bert and self.residual_scores == "none" else "eager"
         config = EncoderConfig(
             encoder_kind=self.kind,
             vocab_size=vocab_size,
@@ -152,137 +169,14 @@ class EncoderSettings:
             is_causal=is_causal,
             hidden_dropout_prob=self.hidden_dropout,
             attention_probs_dropout_prob=self.attention_dropout,
-            fusion=self.fusion.name,
-            fusion_layers=None if self.fusion.layers is None else list(self.fusion.layers),
+            residual_scores=self.residual_scores,
             head_transform=not is_causal if self.head_transform is None else self.head_transform,
             initializer_range=self.initializer_range,
             layer_norm_eps=self.layer_norm_eps,
         )
         config._attn_implementation = attention
+        self.apply_to(config)
         return config
-
-
-@no_type_check  # `strict` checks the fields; jaxtyping would refuse those that transformers adds
-@strict
-class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """What is saved beside the weights; fields that BERT has too bear BERT's names.
-
-    Raises:
-        ConfigError: the fields do not describe an encoder that can be built.
-    """
-
-    model_type = "idbert"
-
-    encoder_kind: EncoderKind = "bert"
-    vocab_size: int = 30522
-    hidden_size: int = 64
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    intermediate_size: int = 256
-    max_position_embeddings: int | None = BERT_MAX_LENGTH
-    """Rows of BERT's position table; None for NEZHA, which has none."""
-    position_origin: PositionOrigin = "oldest"
-    max_relative_position: int | None = None
-    """NEZHA's clipping distance k; None for BERT."""
-    type_vocab_size: int = 1
-    hidden_act: str = "gelu"
-    norm: Norm = "post"
-    is_causal: bool = False
-    hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
-    add_pooler: bool = False
-    """Whether the encoder has BERT's pooler; set where the weights hold one."""
-
-    fusion: str = "last"
-    fusion_layers: list[int] | None = None
-    head_transform: bool = True
-    loss: str = "full"
-    loss_chunk_size: int | None = None
-    tie_word_embeddings: bool = True
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
-        self._check_positions()
-        check_heads(self.hidden_size, self.num_attention_heads, self.encoder_kind)
-        if self.hidden_act not in ACT2FN:
-            raise ConfigError(
-                f"There is no activation '{self.hidden_act}'."
-                f"{suggestion(self.hidden_act, ACT2FN)} Choose from: {', '.join(sorted(ACT2FN))}."
-            )
-        check_fusion(self.fusion, self.fusion_layers, self.num_states)
-        if self.encoder_kind == "nezha" and self._attn_implementation is None:
-            self._attn_implementation = "eager"
-
-    def _check_positions(self) -> None:
-        absolute, relative = self.max_position_embeddings, self.max_relative_position
-        if self.encoder_kind == "bert" and (absolute is None or relative is not None):
-            raise ConfigError(
-                "A bert config needs max_position_embeddings and no max_relative_position, not "
-                f"{absolute} and {relative}."
-            )
-        if self.encoder_kind == "nezha" and (absolute is not None or relative is None):
-            raise ConfigError(
-                "A nezha config needs max_relative_position and no max_position_embeddings, not "
-                f"{relative} and {absolute}."
-            )
-
-    @property
-    def num_states(self) -> int:
-        """K: the embedding output and every layer."""
-        return self.num_hidden_layers + 1
-
-
-def check_heads(hidden_size: int, num_heads: int, kind: EncoderKind) -> None:
-    """Check that the heads share the width evenly, and evenly in pairs for NEZHA.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    if hidden_size % num_heads:
-        raise ConfigError(
-            f"hidden_size {hidden_size} cannot be shared evenly by {num_heads} heads. "
-            f"Choose a multiple of {num_heads}."
-        )
-    if kind == "nezha" and (hidden_size // num_heads) % 2:
-        raise ConfigError(
-            f"hidden_size {hidden_size} and {num_heads} heads make heads of width "
-            f"{hidden_size // num_heads}. NEZHA's sines and cosines come in pairs: choose an even "
-            "width."
-        )
-
-
-def check_fusion(name: str, layers: Sequence[int] | None, num_states: int) -> None:
-    """Check that the fusion exists and that its layers exist in an encoder of `num_states` states.
-
-    Raises:
-        ConfigError: it does not, or its layers cannot act.
-    """
-    FusionSettings(name, None if layers is None else tuple(layers))
-    resolve_layers(layers, num_states)
-
-
-def check_attention(kind: EncoderKind, attention: str | None) -> None:
-    """Check that `attention` can compute this kind of encoder.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if attention is not None:
-        _check_choice("attention", attention, ("sdpa", "eager"))
-    if kind == "nezha" and attention == "sdpa":
-        raise ConfigError(
-            "NEZHA's value term cannot be computed by fused attention; set attention='eager'."
-        )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{name} is '{value}'.{suggestion(value, choices)} Choose from: {', '.join(choices)}."
-        )
 
 
 def _check_at_least_one(name: str, value: int) -> None:

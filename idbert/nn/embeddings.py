@@ -4,7 +4,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from idbert.errors import ConfigError, ShapeError
-from idbert.nn.config import EncoderConfig
+from idbert.nn.encoder_config import EncoderConfig
 
 
 class Embeddings(nn.Module):

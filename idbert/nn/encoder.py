@@ -12,8 +12,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from idbert.errors import ShapeError
@@ -24,8 +22,9 @@ from idbert.nn.attention import (
     visible_positions,
 )
 from idbert.nn.checkpoints import HUB_OPTIONS, read_encoder
-from idbert.nn.config import EncoderConfig, check_attention
 from idbert.nn.embeddings import Embeddings
+from idbert.nn.encoder_config import EncoderConfig, ResidualScores, check_attention
+from idbert.nn.layers import LayerStack
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.nn.relative import RelativePositions, relative_table
 
@@ -39,12 +38,21 @@ class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     _supports_sdpa = True
     _no_split_modules = ["Embeddings", "Layer"]
 
+    def __init__(self, config: EncoderConfig, *inputs: Any, **options: Any) -> None:
+        # Chosen here, since transformers would take the fused kernel where nothing is chosen.
+        if config.needs_scores and config._attn_implementation is None:
+            config._attn_implementation = "eager"
+        check_attention(config.encoder_kind, config._attn_implementation, config.residual_scores)
+        super().__init__(config, *inputs, **options)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as BERT; a table that is computed, not saved, is computed anew on loading."""
         super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, RelativePositions):
             init.copy_(module.table_PW, relative_table(module.max_distance, module.width))
+        elif isinstance(module, SelfAttention) and module.score_gate is not None:
+            init.zeros_(module.score_gate)
 
 
 class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
@@ -62,8 +70,9 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         ConfigError: the attention named in the config cannot compute this kind of encoder.
     """
 
+    config: EncoderConfig
+
     def __init__(self, config: EncoderConfig) -> None:
-        check_attention(config.encoder_kind, config._attn_implementation)
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.encoder = LayerStack(config)
@@ -79,7 +88,12 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, folder_or_name: str | Path, *, config: EncoderConfig | None = None, **options: Any
+        cls,
+        folder_or_name: str | Path,
+        *,
+        config: EncoderConfig | None = None,
+        residual_scores: ResidualScores | None = None,
+        **options: Any,
     ) -> "Encoder":
         """Open published BERT or NEZHA weights, or the encoder of a model saved by idbert.
 
@@ -87,6 +101,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             folder_or_name: A folder in transformers' layout, whatever prefix its tensors bear; or
                 a model's name on the Hugging Face hub.
             config: Replaces the config found with the weights.
+            residual_scores: "gated" lets every layer learn to add the attention scores of those
+                below; until it has, the encoder computes what it did. None: as in the config.
             options: transformers' own, e.g. `dtype`, `attn_implementation`, `revision`.
 
         Returns:
@@ -98,7 +114,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             ConfigError: an option cannot act.
         """
         hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
-        checkpoint = read_encoder(folder_or_name, config, hub_options)
+        checkpoint = read_encoder(folder_or_name, config, hub_options, residual_scores)
         checkpoint.check_fit(_tensor_shapes(cls, checkpoint.config))
         options.setdefault("dtype", torch.float32)
         with without_progress_bars():
@@ -194,111 +210,6 @@ def positions_from_newest(
     return (from_here_BL - 1).clip(min=0)
 
 
-class LayerStack(nn.Module):
-    """All layers, one after the other; BERT's `encoder`."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.final_LayerNorm = _layer_norm(config) if config.norm == "pre" else None
-
-    def forward(
-        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext, keep_states: bool
-    ) -> tuple[Float[Tensor, "B L D"], tuple[Float[Tensor, "B L D"], ...] | None]:
-        """Return the last state and, if `keep_states`, all of them, the input first."""
-        states_KBLD = []
-        for layer in self.layer:
-            if keep_states:
-                states_KBLD.append(hidden_BLD)
-            hidden_BLD = layer(hidden_BLD, context)
-        if self.final_LayerNorm is not None:
-            hidden_BLD = self.final_LayerNorm(hidden_BLD)
-        return hidden_BLD, (*states_KBLD, hidden_BLD) if keep_states else None
-
-
-class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
-    """One transformer layer: attention, then the feed-forward block, each on a residual stream."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.attention = Attention(config)
-        self.intermediate = Intermediate(config)
-        self.output = ResidualOutput(config, config.intermediate_size)
-
-    def forward(
-        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext
-    ) -> Float[Tensor, "B L D"]:
-        """Return the next layer's input."""
-        hidden_BLD = self.attention(hidden_BLD, context)
-        inner_BLD = self.intermediate(self.output.block_input(hidden_BLD))
-        output_BLD: Tensor = self.output(inner_BLD, hidden_BLD)
-        return output_BLD
-
-
-class Attention(nn.Module):
-    """Self-attention and its residual sum; BERT's `attention`."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.self = SelfAttention(config)
-        self.output = ResidualOutput(config, config.hidden_size)
-
-    def forward(
-        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext
-    ) -> Float[Tensor, "B L D"]:
-        """Return hidden_BLD with what was attended to added."""
-        attended_BLD = self.self(self.output.block_input(hidden_BLD), context)
-        output_BLD: Tensor = self.output(attended_BLD, hidden_BLD)
-        return output_BLD
-
-
-class Intermediate(nn.Module):
-    """First half of the feed-forward block: dense layer and activation."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L _"]:
-        """Return the widened states."""
-        widened_BLX: Tensor = self.activation(self.dense(hidden_BLD))
-        return widened_BLX
-
-
-class ResidualOutput(nn.Module):
-    """End of a block: dense layer, dropout, residual sum and LayerNorm.
-
-    Post-LN normalises the sum. Pre-LN normalises the block's input instead, with the same
-    parameters under the same name, and leaves the sum as it is.
-
-    Args:
-        config: The architecture.
-        input_size: Width of what the block hands in.
-    """
-
-    def __init__(self, config: EncoderConfig, input_size: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(input_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.LayerNorm = _layer_norm(config)
-        self.is_pre_norm = config.norm == "pre"
-
-    def block_input(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """Return what the block is to read: normalised in pre-LN, as it is in post-LN."""
-        input_BLD: Tensor = self.LayerNorm(hidden_BLD) if self.is_pre_norm else hidden_BLD
-        return input_BLD
-
-    def forward(
-        self, inner_BLX: Float[Tensor, "B L _"], hidden_BLD: Float[Tensor, "B L D"]
-    ) -> Float[Tensor, "B L D"]:
-        """Return hidden_BLD with the block's output added."""
-        output_BLD: Tensor = self.dropout(self.dense(inner_BLX)) + hidden_BLD
-        if not self.is_pre_norm:
-            output_BLD = self.LayerNorm(output_BLD)
-        return output_BLD
-
-
 class Pooler(nn.Module):
     """BERT's summary of a sequence: dense layer and tanh on the first position."""
 
@@ -310,10 +221,6 @@ class Pooler(nn.Module):
         """Return one vector a sequence."""
         pooled_BD: Tensor = self.dense(hidden_BLD[:, 0]).tanh()
         return pooled_BD
-
-
-def _layer_norm(config: EncoderConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
 def _tensor_shapes(model_class: type[Encoder], config: EncoderConfig) -> dict[str, tuple[int, ...]]:

@@ -79,7 +79,7 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
                 "open saved ones with load_item_model."
             )
         self.backbone = Backbone(config)
-        self.head = ItemHead(config)
+        self.head = ItemHead(config, self.backbone.width)
         self.loss = build_loss(LossSettings(config.loss, config.loss_chunk_size))
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -113,7 +113,7 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     def start_from(self, pretrained: "ItemModel") -> None:
         """Take over another model's backbone and item biases, whatever it was trained for.
 
-        The head's transform is taken over where both models have one.
+        The head's transform is taken over where both models have the same kind of one.
 
         Args:
             pretrained: Over the same vocabulary, with the same backbone.
@@ -124,7 +124,7 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         check_same_architecture(pretrained.backbone, self.backbone)
         self.backbone.load_state_dict(pretrained.backbone.state_dict())
         self.head.bias.copy_(pretrained.head.bias)
-        if self.config.head_transform and pretrained.config.head_transform:
+        if type(self.head.transform) is type(pretrained.head.transform):
             self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
 
     @property
@@ -159,20 +159,20 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             num_items_in_batch: Targets of the whole batch that this one is a part of, when
                 gradients are accumulated or shared; None: those of this one.
         """
-        hidden_BLD = self.backbone(
+        hidden_BLX = self.backbone(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
         )
         if labels is None:
-            transformed_BLD = self.head.transform(hidden_BLD)
+            transformed_BLD = self.head.transform(hidden_BLX)
             logits_BLV = transformed_BLD @ self._embedding_VD.T + self.head.bias
             return ItemModelOutput(logits=logits_BLV)
         has_target_BL = labels != IGNORED
         targets_M = labels[has_target_BL]
         loss = self.loss(
-            self.head.transform(hidden_BLD[has_target_BL]),
+            self.head.transform(hidden_BLX[has_target_BL]),
             self._embedding_VD,
             self.head.bias,
             targets_M,
@@ -225,15 +225,15 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Return the backbone's states at the last real position of each sequence, [B, D]."""
-        hidden_BLD: Tensor = self.backbone(
+        """Return the backbone's vectors at the last real position of each sequence."""
+        hidden_BLX: Tensor = self.backbone(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
         )
         last_B = attention_mask.sum(1) - 1
-        return hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
+        return hidden_BLX[torch.arange(len(last_B), device=last_B.device), last_B]
 
     @property
     def _embedding_VD(self) -> Tensor:

@@ -4,6 +4,7 @@ from transformers import BertForMaskedLM
 
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.nn.bert_export import export_bert
+from idbert.nn.blocks import BlockSettings
 from idbert.nn.config import EncoderSettings
 from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import FusionSettings
@@ -72,12 +73,18 @@ def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"BERT cannot express this model: layer fusion .*\.$"):
         export_bert(fused, tmp_path)
     settings = EncoderSettings(
-        kind="nezha", norm="pre", fusion=FusionSettings("mean"), head_transform=False
+        kind="nezha",
+        norm="pre",
+        residual_scores="gated",
+        fusion=FusionSettings("mean", width=64),
+        block=BlockSettings("lstm"),
+        head_transform=False,
     )
     model = NextItemModel.build(settings, vocab_size=30)
     with pytest.raises(ConfigError) as refusal:
         export_bert(model, tmp_path)
-    for obstacle in ("kind='nezha'", "norm='pre'", "causal", "'mean'", "head_transform=False"):
+    obstacles = ("kind='nezha'", "norm='pre'", "causal", "'mean'", "head_transform=False")
+    for obstacle in (*obstacles, "residual_scores='gated'", "width 64", "block 'lstm'"):
         assert obstacle in str(refusal.value)
     assert not list(tmp_path.iterdir())
 

@@ -104,6 +104,44 @@ def test_a_nezha_that_calls_itself_bert_with_relative_positions_opens(tmp_path):
     )
 
 
+def test_a_roberta_wwm_folder_opens_for_it_is_a_bert(tmp_path):
+    theirs = bert_folder(tmp_path, BertForMaskedLM)
+    edit_config(
+        tmp_path,
+        architectures=["BertForMaskedLM"],
+        directionality="bidi",
+        output_past=True,
+        pooler_fc_size=768,
+        pooler_type="first_token_transform",
+    )
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(theirs))
+
+
+def test_a_folder_of_the_first_years_opens_whatever_its_spelling(tmp_path):
+    """bert_config.json of Google's fields alone, a pickle, a prefix, gamma and beta, a head."""
+    theirs = bert_folder(tmp_path, BertForMaskedLM)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for new_name, old_name in (("LayerNorm.weight", "gamma"), ("LayerNorm.bias", "beta")):
+        tensors = {
+            name.replace(new_name, f"LayerNorm.{old_name}"): t for name, t in tensors.items()
+        }
+    assert "cls.predictions.bias" in tensors
+    assert "bert.embeddings.LayerNorm.gamma" in tensors
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    fields = SMALL | {"hidden_act": "gelu", "type_vocab_size": 2}
+    (tmp_path / "bert_config.json").write_text(json.dumps(fields))
+    (tmp_path / "config.json").unlink()
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(theirs))
+
+
+def test_the_encoder_of_a_tasks_model_opens_by_itself(tmp_path):
+    encoder = Encoder.from_pretrained(GOLDEN)
+    encoder.save_pretrained(tmp_path)
+    edit_config(tmp_path, model_type="idbert_something", labels=["good", "bad"])
+    torch.testing.assert_close(hidden(Encoder.from_pretrained(tmp_path)), hidden(encoder))
+
+
 def test_a_decoder_opens_as_a_causal_encoder(tmp_path):
     bert_folder(tmp_path)
     edit_config(tmp_path, is_decoder=True)
@@ -187,9 +225,41 @@ def test_layers_that_the_config_does_not_know_are_named(tmp_path):
         Encoder.from_pretrained(tmp_path)
 
 
+def test_foreign_tensors_are_named(tmp_path):
+    bert_folder(tmp_path)
+    foreign = {"encoder.layer.0.adapter.weight": torch.zeros(2)}
+    rewrite(tmp_path, lambda tensors: tensors | foreign)
+    with pytest.raises(
+        CheckpointError, match="describes, 1 .*: encoder.layer.0.adapter.weight. Check that"
+    ):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_a_nezha_under_the_config_of_a_bert_is_recognised(tmp_path):
+    config = json.loads((GOLDEN / "config.json").read_text())
+    config |= {"model_type": "bert", "max_position_embeddings": 40}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    os.symlink(GOLDEN / "model.safetensors", tmp_path / "model.safetensors")
+    message = (
+        "lack 1 of .* embeddings.position_embeddings.weight. Is this a NEZHA, which has no "
+        'position embeddings\\? Then .*"model_type": "nezha"'
+    )
+    with pytest.raises(CheckpointError, match=message):
+        Encoder.from_pretrained(tmp_path)
+
+
+def test_a_bert_under_the_config_of_a_nezha_is_recognised(tmp_path):
+    bert_folder(tmp_path)
+    edit_config(tmp_path, model_type="nezha")
+    with pytest.raises(CheckpointError, match="position_embeddings.weight. Is this a BERT"):
+        Encoder.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"model_type": "idbertish"}, "model of type 'idbertish'"),
+        ({"model_type": "idbert", "block": "lost"}, "There is no block 'lost'"),
         ({"model_type": "roberta"}, "model of type 'roberta'. Give a bert, nezha or idbert"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"add_cross_attention": True}, "add_cross_attention is true"),

@@ -5,9 +5,11 @@ import torch
 
 from idbert.errors import ConfigError
 from idbert.nn.backbone import Backbone
+from idbert.nn.blocks import BlockSettings
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import FusionSettings
+from idbert.nn.residual import ResidualSettings
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0]])
 MASK = (IDS != 0).long()
@@ -27,7 +29,10 @@ CHANGES = {
     "hidden_dropout": {"hidden_dropout": 0.5},
     "attention_dropout": {"attention_dropout": 0.5},
     "attention": {"attention": "eager"},
+    "residual_scores": {"residual_scores": "sum", "attention": "eager"},
     "fusion": {"fusion": FusionSettings("mean")},
+    "block": {"block": BlockSettings("lstm")},
+    "residual": {"block": BlockSettings("lstm"), "residual": ResidualSettings("none")},
     "head_transform": {"head_transform": False},
     "initializer_range": {"initializer_range": 0.1},
     "layer_norm_eps": {"layer_norm_eps": 0.1},
@@ -50,7 +55,8 @@ def test_every_field_of_the_settings_has_a_change_in_this_test():
 
 @pytest.mark.parametrize("field", sorted(set(CHANGES) - {"attention", "head_transform"}))
 def test_each_field_changes_the_backbones_output(field):
-    base = {"kind": "nezha"} if field == "max_relative_position" else {}
+    needed = {name: value for name, value in CHANGES[field].items() if name != field}
+    base = needed if field in ("max_relative_position", "residual_scores", "residual") else {}
     before, after = output(build(**base)), output(build(**CHANGES[field]))
     if field == "max_length":  # the table is drawn from the same numbers, and is shorter
         assert build(**CHANGES[field]).encoder.embeddings.position_embeddings.num_embeddings == 50
@@ -79,11 +85,19 @@ def test_the_head_has_a_transform_by_default_where_the_encoder_is_bidirectional(
 
 
 def test_a_config_survives_saving(tmp_path):
-    settings = EncoderSettings(kind="nezha", fusion=FusionSettings("softmax", (0, -1)), norm="pre")
+    settings = EncoderSettings(
+        kind="nezha",
+        fusion=FusionSettings("softmax", (0, -1), width=8, activation="relu"),
+        block=BlockSettings("textcnn", 6, {"kernel_widths": (3, 5)}),
+        residual=ResidualSettings("projected", gate=True),
+        residual_scores="gated",
+        norm="pre",
+    )
     config = settings.to_config(vocab_size=20, is_causal=True, type_vocab_size=3)
     config.save_pretrained(tmp_path)
     saved, loaded = config.to_dict(), EncoderConfig.from_pretrained(tmp_path).to_dict()
     assert loaded == saved
+    assert loaded["fusion_width"] == 8 and loaded["block_options"] == {"kernel_widths": [3, 5]}
 
 
 def test_attention_is_fused_for_bert_and_plain_for_nezha_by_default():
@@ -91,6 +105,16 @@ def test_attention_is_fused_for_bert_and_plain_for_nezha_by_default():
     for kind, attention in kinds.items():
         config = EncoderSettings(kind=kind).to_config(vocab_size=20, is_causal=False)
         assert config._attn_implementation == attention
+    config = EncoderSettings(residual_scores="sum").to_config(vocab_size=20, is_causal=False)
+    assert config._attn_implementation == "eager"
+
+
+def test_a_config_from_before_blocks_and_residual_scores_means_none_of_them():
+    config = EncoderConfig.from_dict({"fusion": "softmax", "fusion_layers": [0, -1]})
+    assert config.residual_scores == "none" and config.block == "none"
+    backbone = Backbone(config)
+    assert backbone.block is None and backbone.width == config.hidden_size
+    assert set(backbone.fusion.state_dict()) == {"layer_logits"}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +139,16 @@ def test_attention_is_fused_for_bert_and_plain_for_nezha_by_default():
             {"kind": "nezha", "attention": "sdpa"},
             r"NEZHA's value term cannot be computed by fused attention; set attention='eager'",
         ),
+        (
+            {"residual_scores": "sum", "attention": "sdpa"},
+            r"shows no scores that residual_scores='sum' could hand on; set attention='eager'",
+        ),
+        ({"residual_scores": "gated", "num_layers": 1}, r"cannot act in an encoder of 1"),
+        (
+            {"residual": ResidualSettings("concat", gate=True)},
+            r"residual 'concat' with a gate cannot act without a block",
+        ),
+        ({"block": BlockSettings("lstm", 8)}, r"needs equal widths, and ForwardLSTM makes 8 out"),
         ({"max_relative_position": 8}, r"max_relative_position=8 cannot act"),
         ({"kind": "nezha", "position_origin": "newest"}, r"position_origin='newest' cannot act"),
         ({"kind": "nezha", "max_length": 50}, r"max_length=50 cannot act"),
@@ -132,6 +166,7 @@ def test_settings_out_of_range_or_without_effect_are_refused(changes, message):
     [
         ("kind", "nezah", r"kind is 'nezah'. Did you mean 'nezha'\? Choose from: bert, nezha"),
         ("norm", "prenorm", r"norm is 'prenorm'.* Choose from: post, pre"),
+        ("residual_scores", "sums", r"residual_scores is 'sums'. Did you mean 'sum'\?"),
         ("attention", "flash", r"attention is 'flash'. Choose from: auto, sdpa, eager"),
     ],
 )

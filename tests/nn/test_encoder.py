@@ -284,7 +284,8 @@ def test_a_pre_norm_encoder_is_a_residual_stream_with_one_norm_at_the_top():
     layer = encoder.encoder.layer[0]
     normed = layer.attention.output.LayerNorm(states[0])
     context = encoder._context(batch()[0], None)
-    attended = states[0] + layer.attention.output.dense(layer.attention.self(normed, context))
+    attended, _ = layer.attention.self(normed, context)
+    attended = states[0] + layer.attention.output.dense(attended)
     inner = F.gelu(layer.intermediate.dense(layer.output.LayerNorm(attended)))
     torch.testing.assert_close(states[1], attended + layer.output.dense(inner))
     torch.testing.assert_close(states[3].mean(-1), torch.zeros(3, 12), atol=1e-5, rtol=0.0)

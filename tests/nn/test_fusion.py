@@ -1,11 +1,14 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from idbert.errors import ConfigError, ShapeError
 from idbert.nn.fusion import FUSIONS, FusionSettings, LayerFusion, build_fusion
+from idbert.nn.parts import NoOptions
 from idbert.nn.registry import Registry
+from tests.nn.cases import fusion_settings
 
 NUM_STATES = 4
 
@@ -15,8 +18,8 @@ def states(seed: int = 0) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(2, 5, 6, generator=generator) for _ in range(NUM_STATES))
 
 
-def fusion(name: str, layers=None) -> LayerFusion:
-    return build_fusion(name, NUM_STATES, 6, layers)
+def fusion(name: str, layers=None, **more) -> LayerFusion:
+    return build_fusion(name, NUM_STATES, 6, layers or fusion_settings(name).layers, **more)
 
 
 def test_last_is_the_last_state_and_needs_no_other():
@@ -34,10 +37,44 @@ def test_mean_is_the_mean_of_the_chosen_layers():
     torch.testing.assert_close(chosen, (hidden[0] + hidden[3]) / 2)
 
 
+def test_one_layer_is_that_layer_as_it_is():
+    hidden = states()
+    assert fusion("layer", [-2])(hidden) is hidden[2]
+    assert fusion("layer", [0])(hidden) is hidden[0]
+
+
+def test_sum_and_max_are_those_of_the_chosen_layers():
+    hidden = states()
+    torch.testing.assert_close(fusion("sum")(hidden), torch.stack(hidden).sum(0))
+    torch.testing.assert_close(fusion("max")(hidden), torch.stack(hidden).amax(0))
+    torch.testing.assert_close(fusion("sum", [0, 2])(hidden), hidden[0] + hidden[2])
+    last_two = torch.maximum(hidden[2], hidden[3])
+    torch.testing.assert_close(fusion("max", [-1, -2])(hidden), last_two)
+
+
+def test_mean_max_is_the_mean_and_the_maximum_side_by_side():
+    both = fusion("mean_max", [-1, 0])
+    hidden = states()
+    chosen = torch.stack([hidden[0], hidden[3]])
+    assert both.width == 12
+    torch.testing.assert_close(both(hidden), torch.cat([chosen.mean(0), chosen.amax(0)], -1))
+
+
+@pytest.mark.parametrize("name", ["softmax", "weights"])
 @pytest.mark.parametrize("layers", [None, [1, -1]])
-def test_an_untrained_softmax_fusion_is_the_mean_of_the_layers(layers):
+def test_an_untrained_fusion_of_weights_is_the_mean_of_the_layers(name, layers):
     mean = fusion("mean", layers)(states())
-    torch.testing.assert_close(fusion("softmax", layers)(states()), mean)
+    torch.testing.assert_close(fusion(name, layers)(states()), mean)
+
+
+def test_free_weights_may_be_negative_and_need_not_sum_to_one():
+    blend = fusion("weights", [0, 2])
+    with torch.no_grad():
+        blend.layer_weights.copy_(torch.tensor([-1.0, 3.0]))
+    hidden = states()
+    torch.testing.assert_close(blend(hidden), 3 * hidden[2] - hidden[0])
+    assert blend.weights().tolist() == [-1.0, 3.0]
+    assert not blend.weights().requires_grad
 
 
 def test_an_untrained_gate_is_near_the_mean_of_the_layers():
@@ -76,7 +113,7 @@ def test_a_gate_can_choose_another_layer_for_each_token():
     torch.testing.assert_close(gate(hidden)[0, :, 0], torch.tensor([1.0, 2.0]))
 
 
-@pytest.mark.parametrize("name", ["softmax", "gate"])
+@pytest.mark.parametrize("name", ["softmax", "weights", "gate"])
 def test_learned_fusions_have_a_gradient_for_each_parameter(name):
     blend = fusion(name)
     blend(states()).square().sum().backward()
@@ -84,19 +121,33 @@ def test_learned_fusions_have_a_gradient_for_each_parameter(name):
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))
-def test_every_fusion_keeps_shape_and_type(name):
+@pytest.mark.parametrize("width", [None, 3])
+def test_every_fusion_gives_its_width_and_keeps_the_type(name, width):
     hidden = [state.bfloat16() for state in states()]
-    fused = fusion(name).bfloat16()(hidden)
-    assert fused.shape == hidden[0].shape
+    blend = fusion(name, width=width).bfloat16()
+    assert blend.width == (width or (12 if name == "mean_max" else 6))
+    fused = blend(hidden)
+    assert fused.shape == (2, 5, blend.width)
     assert fused.dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))
 def test_only_a_fusion_that_learns_one_weight_a_layer_shows_weights(name):
-    assert (fusion(name).weights() is not None) is (name == "softmax")
+    assert (fusion(name).weights() is not None) is (name in ("softmax", "weights"))
 
 
-@pytest.mark.parametrize("name", ["mean", "softmax", "gate"])
+def test_a_width_puts_a_dense_layer_and_its_activation_behind_the_fusion():
+    projected = fusion("softmax", [0, 2], width=3, activation="relu")
+    plain = fusion("softmax", [0, 2])
+    expected = projected.dense(plain(states())).relu()
+    torch.testing.assert_close(projected(states()), expected)
+    assert projected.layers == (0, 2)
+    assert projected.needs_all_states
+    torch.testing.assert_close(projected.weights(), plain.weights())
+    assert not fusion("last", width=3).needs_all_states
+
+
+@pytest.mark.parametrize("name", sorted(set(FUSIONS) - {"last"}))
 def test_another_number_of_states_is_refused(name):
     with pytest.raises(ShapeError, match="built for 4 hidden states .* and received 3"):
         fusion(name)(states()[1:])
@@ -105,16 +156,37 @@ def test_another_number_of_states_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "layers", "message"),
     [
-        ("men", None, r"no fusion 'men'. Did you mean 'mean'\? Choose from: gate, last, mean"),
+        (
+            "men",
+            None,
+            r"no fusion 'men'. Did you mean 'mean'\? Choose from: gate, last, layer, max, mean",
+        ),
         ("last", (1,), r"'last' reads no layer but the last, so layers=\(1,\) cannot act"),
         ("softmax", (1,), r"'softmax' needs at least 2 layers, not layers=\(1,\)"),
         ("gate", (), r"'gate' needs at least 2 layers"),
         ("mean", (), r"'mean' needs at least 1 layers"),
+        ("layer", None, r"'layer' must be told which layer to read, such as layers=\(-2,\)"),
+        ("layer", (1, 2), r"'layer' reads no more than 1 of the layers, not layers=\(1, 2\)"),
+        ("mean_max", (1,), r"'mean_max' needs at least 2 layers"),
     ],
 )
 def test_settings_that_cannot_act_are_refused(name, layers, message):
     with pytest.raises(ConfigError, match=message):
         FusionSettings(name, layers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0}, r"fusion's width is 0; it must be at least 1"),
+        ({"activation": "relu"}, r"activation 'relu' cannot act without a dense layer"),
+        ({"width": 3, "activation": "rely"}, r"no activation 'rely'. Did you mean 'relu'\?"),
+        ({"options": {"depth": 2}}, r"fusion 'mean' has no option 'depth'. It has none"),
+    ],
+)
+def test_a_width_an_activation_or_an_option_that_cannot_act_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        FusionSettings("mean", **changes)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +212,30 @@ def test_a_fusion_from_outside_is_found_by_its_name(monkeypatch):
 
     hidden = states()
     assert fusion("first")(hidden) is hidden[0]
+
+
+def test_a_fusion_from_outside_receives_its_options(monkeypatch):
+    monkeypatch.setattr(FUSIONS, "_entries", dict(FUSIONS._entries))
+
+    @FUSIONS.register("decayed")
+    class DecayedSum(LayerFusion):
+        @dataclass(frozen=True)
+        class Options(NoOptions):
+            rate: float = 0.5
+
+        def __init__(self, num_states, hidden_size, layers=None, *, options):
+            super().__init__(num_states, hidden_size, layers)
+            self.rate = options.rate
+
+        def forward(self, hidden_KBLD):
+            return sum(h * self.rate**n for n, h in enumerate(self._chosen(hidden_KBLD)))
+
+    hidden = states()
+    torch.testing.assert_close(
+        fusion("decayed", [0, 1], options={"rate": 3.0})(hidden), hidden[0] + 3 * hidden[1]
+    )
+    with pytest.raises(ConfigError, match="no option 'ratio'. Did you mean 'rate'"):
+        FusionSettings("decayed", options={"ratio": 1.0})
 
 
 def test_a_name_is_registered_once():

@@ -13,6 +13,7 @@ from idbert.inputs.item_batches import MaskedItemData, NextItemData, history_bat
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.planned_loader import train_loader
 from idbert.inputs.sequences import Sequences
+from idbert.nn.blocks import BlockSettings
 from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FUSIONS, FusionSettings, LayerFusion
 from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_model
@@ -284,9 +285,45 @@ def test_a_model_starts_from_the_backbone_of_another_objective():
     assert torch.equal(model.head.bias, pretrained.head.bias)
 
 
+@BOTH
+@pytest.mark.parametrize("head_transform", [False, True])
+def test_the_head_brings_the_backbones_vectors_to_the_width_of_the_items(
+    model_class, head_transform
+):
+    mean_max = FusionSettings("mean_max")
+    model = build(model_class, fusion=mean_max, head_transform=head_transform)
+    assert model.backbone.width == 32
+    inputs = without_labels(batch())
+    vectors = model.head.transform(model.backbone(**inputs))
+    assert vectors.shape == (2, 5, 16)
+    scores = vectors @ model.get_input_embeddings().weight.T + model.head.bias
+    torch.testing.assert_close(model(**inputs).logits, scores)
+    narrow = build(model_class, head_transform=head_transform).head.transform
+    assert ("dense.weight" in narrow.state_dict()) is head_transform
+
+
+def test_a_start_takes_over_the_heads_dense_layer_where_both_have_one():
+    fusion, block = FusionSettings("softmax"), BlockSettings("lstm", 16)
+    for theirs, ours, alike in ((True, True, True), (False, False, True), (True, False, False)):
+        options = {"fusion": FusionSettings("mean_max")}
+        pretrained = build(MaskedItemModel, seed=1, head_transform=theirs, **options)
+        model = build(NextItemModel, seed=2, head_transform=ours, **options)
+        model.start_from(pretrained)
+        weights = [
+            next(iter(head.transform.parameters())) for head in (model.head, pretrained.head)
+        ]
+        assert torch.equal(*weights) is alike
+    pretrained = build(MaskedItemModel, seed=1, fusion=fusion, block=block)
+    model = build(NextItemModel, seed=2, fusion=fusion, block=block)
+    model.start_from(pretrained)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, pretrained.backbone.state_dict()[name])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"block": BlockSettings("lstm")}, "block none there, lstm here"),
         ({"hidden_size": 8}, "tensors differ, such as .*there, .*here"),
         ({"num_layers": 2}, "tensors differ, such as .*layer.1.* absent there"),
         ({"num_heads": 4}, "settings differ, such as num_attention_heads 2 there, 4 here"),

@@ -1,0 +1,117 @@
+"""Scores of all vocabulary rows by the encoder's own embeddings, and their loss at the targets."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from idbert.nn.backbone import Backbone
+from idbert.nn.encoder import IdbertPreTrainedModel
+from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.item_head import ItemHead
+from idbert.nn.losses.catalogue import LossSettings, build_loss
+
+IGNORED = -100
+"""The label of a position without a target."""
+
+
+class TiedScoresModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+    """Base of the models that name what is hidden: backbone, head, loss over all rows.
+
+    score = transform(hidden) . embedding + bias. A subclass ends its `__init__` with `post_init`.
+
+    Args:
+        config: The architecture, and the loss over the rows.
+    """
+
+    base_model_prefix = "backbone"
+    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.backbone = Backbone(config)
+        self.head = ItemHead(config, self.backbone.width)
+        self.loss = build_loss(LossSettings(config.loss, config.loss_chunk_size))
+
+    def scores(self, hidden: Float[Tensor, "... _"]) -> Float[Tensor, "... V"]:
+        """Return the scores of all rows at any of the backbone's vectors."""
+        scores: Tensor = self.head.transform(hidden) @ self._embedding_VD.T + self.head.bias
+        return scores
+
+    def loss_at_targets(
+        self,
+        hidden_BLX: Float[Tensor, "B L _"],
+        labels_BL: Int64[Tensor, "B L"],
+        num_items_in_batch: Tensor | int | None = None,
+        weights_BL: Float[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss at the positions with a label; no other position reaches the head.
+
+        loss = sum of weight * cross-entropy / num_items_in_batch
+
+        Args:
+            hidden_BLX: The backbone's vectors.
+            labels_BL: The right row, or -100 where there is no target.
+            num_items_in_batch: Targets of the whole batch that this one is a part of; None: those
+                of this one.
+            weights_BL: How much each target counts; None: all 1.
+        """
+        has_target_BL = labels_BL != IGNORED
+        targets_M = labels_BL[has_target_BL]
+        summed: Tensor = self.loss(
+            self.head.transform(hidden_BLX[has_target_BL]),
+            self._embedding_VD,
+            self.head.bias,
+            targets_M,
+            None if weights_BL is None else weights_BL[has_target_BL],
+        )
+        divisor = max(1, len(targets_M)) if num_items_in_batch is None else num_items_in_batch
+        return summed / divisor
+
+    @property
+    def max_length(self) -> int | None:
+        """Most positions of a sequence; None where there is no limit (NEZHA)."""
+        limit: int | None = self.config.max_position_embeddings
+        return limit
+
+    @property
+    def _embedding_VD(self) -> Tensor:
+        return self.get_input_embeddings().weight
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the embeddings of the rows, which are the output embeddings too."""
+        return self.backbone.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of the rows."""
+        self.backbone.encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Grow or shrink the embeddings as transformers does, and the biases with them.
+
+        Rows that remain keep their place; the bias of new ones is 0.
+
+        Args:
+            new_num_tokens: V, the new number of rows; None: as it is.
+            pad_to_multiple_of: Round V up to a multiple of this.
+            mean_resizing: Draw new rows with mean and covariance of the old ones.
+        """
+        embeddings = super().resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        bias_V = self.head.bias.new_zeros(len(embeddings.weight))
+        kept = min(len(bias_V), len(self.head.bias))
+        bias_V[:kept] = self.head.bias.detach()[:kept]
+        self.head.bias = nn.Parameter(bias_V)
+        return embeddings
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ItemHead):
+            init.zeros_(module.bias)

@@ -1,0 +1,86 @@
+"""Fusions, residual wrappers and blocks as settings of the recommenders' commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from idbert.nn.item_models import load_item_model
+from tests.pipelines.commands import TINY, run, succeed
+from tests.pipelines.conftest import World
+
+
+@pytest.mark.parametrize(
+    ("settings", "saved", "width"),
+    [
+        (
+            "--model.block.name=textcnn --model.block.width=6 --model.residual.name=concat"
+            " --model.residual.gate=true --model.fusion.name=mean_max",
+            {"block": "textcnn", "residual": "concat", "residual_gate": True},
+            16 + 6,
+        ),
+        (
+            "--model.block.name=transformer --model.block.options.num_heads=2"
+            " --model.fusion.name=weights --model.fusion.layers=[-2,-1]",
+            {"block": "transformer", "block_options": {"num_heads": 2}, "fusion_layers": [-2, -1]},
+            8,
+        ),
+        (
+            "--model.kind=nezha --model.residual_scores=gated --model.fusion.name=layer"
+            " --model.fusion.layers=[1] --model.fusion.width=4 --model.fusion.activation=relu",
+            {"residual_scores": "gated", "fusion": "layer", "fusion_width": 4},
+            4,
+        ),
+    ],
+    ids=["textcnn beside mean and max", "transformer on free weights", "one narrow layer"],
+)
+def test_every_part_is_a_setting_of_both_stages(
+    settings: str, saved: dict[str, object], width: int, world: World, tmp_path: Path
+) -> None:
+    data = (f"--data.source={world.log}", *TINY, *settings.split())
+    pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
+    succeed("rec_pretrain", "--run", pretrained, *data)
+    succeed("rec_finetune", "--run", finetuned, "--pretrained", pretrained, *data)
+    for folder in (pretrained, finetuned):
+        config = json.loads((folder / "model" / "config.json").read_text())
+        assert {name: config[name] for name in saved} == saved
+        assert load_item_model(folder / "model").backbone.width == width
+    succeed("rec_index", "--run", finetuned)
+    best = tmp_path / "best.csv"
+    succeed("rec_recommend", "--run", finetuned, "--k", 2, "--output", best)
+    assert len(best.read_text().splitlines()) == 1 + 2 * 64
+
+
+def test_a_block_that_looks_ahead_serves_masked_items_and_is_refused_for_the_next(
+    world: World, tmp_path: Path
+) -> None:
+    data = (f"--data.source={world.log}", *TINY, "--model.block.name=bigru")
+    succeed("rec_pretrain", "--run", tmp_path / "pretrained", *data)
+    # The absent log shows that the refusal comes before anything is read.
+    absent = (*data, "--data.source=absent.csv")
+    refused = run("rec_finetune", "--run", tmp_path / "finetuned", *absent)
+    assert refused.status == 2
+    assert "'bigru' reads later positions" in refused.message
+    assert "Choose one that can look back only:" in refused.message
+    assert not (tmp_path / "finetuned").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("--model.block.name=textcn", "Did you mean 'textcnn'?"),
+        ("--model.residual.name=concat", "cannot act without a block"),
+        ("--model.block.name=lstm --model.block.width=6", "Set the residual to projected"),
+        ("--model.block.name=lstm --model.block.options.depth=2", "has no option 'depth'"),
+        ("--model.fusion.name=layer", "must be told which layer"),
+        ("--model.residual_scores=sum --model.attention=sdpa", "set attention='eager'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_clear_error(
+    settings: str, words: str, tmp_path: Path
+) -> None:
+    finished = run("rec_pretrain", "--run", tmp_path / "run", *settings.split())
+    assert finished.status == 2 and "Traceback" not in finished.err
+    assert words in finished.message
+    assert len(finished.message.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
