@@ -141,7 +141,7 @@ def attention_scores(
     """Return the scores of `eager_attention`, before mask and softmax; arguments as there."""
     scores_BHLL = query_BHLW @ key_BHLW.transpose(-1, -2)
     if distances is not None:
-        scores_BHLL = scores_BHLL + relative_scores(query_BHLW, distances)
+        scores_BHLL = relative_scores(query_BHLW, distances, onto=scores_BHLL)
     scale: float = query_BHLW.shape[-1] ** -0.5
     return scores_BHLL * scale
 
