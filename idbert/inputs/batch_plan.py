@@ -28,12 +28,16 @@ class BatchSettings:
     Fewer positions make more steps of an epoch."""
     max_padding: float = 0.08
     """Largest share of padding among the positions of an epoch; smaller: more, smaller batches."""
+    max_sequences: int | None = None
+    """Most sequences of a batch, however short they are. Default: as many as the budget holds."""
 
     def __post_init__(self) -> None:
         if self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}; it must be at least 1.")
         if not 0 <= self.max_padding < 1:
             raise ConfigError(f"max_padding is {self.max_padding}; it must be from 0 to below 1.")
+        if self.max_sequences is not None and self.max_sequences < 1:
+            raise ConfigError(f"max_sequences is {self.max_sequences}; it must be at least 1.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +89,7 @@ class BatchPlan(Sampler[PlannedBatch]):
         self._stops = _bucket_stops(sorted_U, settings.max_padding)
         sizes = np.diff(self._stops, prepend=0)
         longest = sorted_U[self._stops - 1]
-        self._batches = _batches_per_bucket(sizes, longest, settings.token_budget, world_size)
+        self._batches = _batches_per_bucket(sizes, longest, settings, world_size)
         self.padding = 1 - float(sorted_U.sum() / (sizes * longest).sum())
         """Share of padding in an epoch, at most: batches are padded to their own longest."""
         logger.info(
@@ -121,14 +125,14 @@ class BatchPlan(Sampler[PlannedBatch]):
         if len(self._order_U) == 0:
             raise ConfigError(
                 f"none of the {len(lengths_U)} sequences is long enough to train on. "
-                "Give users with more events."
+                "Give users with more events, or more texts."
             )
         longest = lengths_U.max()
         if longest > settings.token_budget:
             raise ConfigError(
                 f"the longest sequence needs {longest} positions, the token budget is "
-                f"{settings.token_budget}. Raise --batches.token_budget, or shorten the sequences "
-                "with --sequences.max_length."
+                f"{settings.token_budget}. Raise --batches.token_budget, or shorten them with "
+                "--sequences.max_length (texts: --text.max_length)."
             )
 
 
@@ -179,14 +183,17 @@ def _possible_edges(
 def _batches_per_bucket(
     sizes: Int64[np.ndarray, "N"],
     longest: Int64[np.ndarray, "N"],
-    token_budget: int,
+    settings: BatchSettings,
     world_size: int,
 ) -> Int64[np.ndarray, "N"]:
     """Return into how many batches each bucket is cut: within the budget, for all ranks alike.
 
     Where the sum is no multiple of `world_size`, the largest batches are made smaller.
     """
-    batches: np.ndarray = -(-sizes // (token_budget // longest))
+    largest = settings.token_budget // longest
+    if settings.max_sequences is not None:
+        largest = np.minimum(largest, settings.max_sequences)
+    batches: np.ndarray = -(-sizes // largest)
     while batches.sum() % world_size:
         positions = np.where(batches < sizes, longest * sizes / batches, 0)
         if not positions.any():

@@ -59,6 +59,13 @@ def test_no_batch_exceeds_the_budget(token_budget: int):
     assert slots_of(plan, lengths).max() <= token_budget
 
 
+def test_no_batch_holds_more_sequences_than_allowed():
+    lengths = movie_lengths()
+    settings = BatchSettings(token_budget=12800, max_sequences=32)
+    sizes = [len(batch.sequences) for batch in BatchPlan(lengths, settings, seed=0)]
+    assert max(sizes) == 32 and np.mean(sizes) > 25
+
+
 @pytest.mark.parametrize("longest", [200, 5000])
 @pytest.mark.parametrize("max_padding", [0.0, 0.02, 0.08, 0.3])
 def test_padding_stays_within_its_share(longest: int, max_padding: float):
@@ -124,7 +131,9 @@ def test_long_and_short_batches_are_mixed():
     assert longest[:half].mean() == pytest.approx(longest[half:].mean(), rel=0.2)
 
 
-@pytest.mark.parametrize(("name", "value"), [("token_budget", 3200), ("max_padding", 0.02)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("token_budget", 3200), ("max_padding", 0.02), ("max_sequences", 3)]
+)
 def test_every_setting_of_the_plan_acts(name: str, value: float):
     usual = BatchPlan(movie_lengths(), SETTINGS, seed=0)
     other = BatchPlan(movie_lengths(), replace(SETTINGS, **{name: value}), seed=0)
@@ -153,6 +162,7 @@ def test_more_processes_than_sequences_are_refused():
         ({"token_budget": 0}, "token_budget is 0; it must be at least 1"),
         ({"max_padding": 1.0}, "max_padding is 1.0; it must be from 0 to below 1"),
         ({"max_padding": -0.1}, "max_padding is -0.1"),
+        ({"max_sequences": 0}, "max_sequences is 0; it must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, words: str):

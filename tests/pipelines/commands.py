@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from pipelines.cli import SPEAKERS
+
 TINY = ("--model.hidden_size=8", "--batches.token_budget=200", "--training.max_steps=2")
 """Settings of a training that ends at once and learns nothing."""
 
@@ -41,9 +43,11 @@ class Finished:
 def run(name: str, *arguments: object) -> Finished:
     """Run `python -m pipelines.NAME ARGUMENTS`."""
     out, err = io.StringIO(), io.StringIO()
-    logger = logging.getLogger("idbert")
-    level, handler = logger.level, logging.StreamHandler(err)
-    logger.addHandler(handler)
+    handler = logging.StreamHandler(err)
+    loggers = [logging.getLogger(name) for name in SPEAKERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         with (
             mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
@@ -55,8 +59,9 @@ def run(name: str, *arguments: object) -> Finished:
     except SystemExit as stopped:
         return Finished(int(stopped.code or 0), out.getvalue(), err.getvalue())
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
     raise AssertionError("a command ends with an exit status")
 
 

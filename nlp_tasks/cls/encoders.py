@@ -1,0 +1,74 @@
+"""Pretrained encoders of texts, opened for a classifier."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from idbert.errors import CheckpointError
+from idbert.nn.encoder import Encoder
+from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.item_models import ITEM_MODELS
+from nlp_tasks.cls.config import PretrainedSettings
+
+ENCODER_FIELDS = tuple(name for name in EncoderConfig.__annotations__ if name != "add_pooler")
+"""Fields of the config that describe the encoder and the structure on it, and no classifier."""
+
+
+def open_text_encoder(
+    folder_or_name: str | Path,
+    change: PretrainedSettings = PretrainedSettings(),  # noqa: B008 (frozen)
+) -> Encoder:
+    """Open an encoder of texts; what stood on it is not taken over.
+
+    Changed dropout stands in its config alone, by which the model that copies it is built.
+
+    Args:
+        folder_or_name: A folder with a BERT, a NEZHA or a model of texts saved by idbert; or a name
+            on the Hugging Face hub.
+        change: What is changed about the encoder.
+
+    Raises:
+        CheckpointError: there is no such model, it is one of item ids, or its tensors do not fit
+            its config.
+        ConfigError: the change cannot act on it.
+    """
+    folder = Path(folder_or_name)
+    if (folder / "config.json").is_file():
+        fields = read_model_config(folder)
+        architecture = (fields.get("architectures") or [None])[0]
+        if architecture in ITEM_MODELS:
+            raise CheckpointError(
+                f"{folder} holds a {architecture}: an encoder of item ids, which knows no words. "
+                "Give a BERT or NEZHA that was trained on texts."
+            )
+    encoder = Encoder.from_pretrained(
+        folder_or_name,
+        residual_scores=None if change.residual_scores == "none" else change.residual_scores,
+    )
+    for name, value in (
+        ("hidden_dropout_prob", change.hidden_dropout),
+        ("attention_probs_dropout_prob", change.attention_dropout),
+    ):
+        if value is not None:
+            setattr(encoder.config, name, value)
+    return encoder
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a model's folder.
+
+    Raises:
+        CheckpointError: there is none, or it is not JSON.
+    """
+    file = folder / "config.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} holds no config.json. Give the folder of a model, such as RUN/model."
+        ) from None
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{file} is not the config of a model. Copy the folder again.")
+    return fields
