@@ -2,7 +2,8 @@
 
 AutoModelForSequenceClassification with its own head and loss, batches of 32 padded to their
 longest, AdamW with decay 0.01, linear schedule with 10 % warm-up; what is not named is Trainer's
-default. Writes seconds.json and logits.npy of the held-out rows.
+default. Writes seconds.json, and the logits of the
+held-out rows (logits.npy) and of those that a recipe may be chosen on (logits-tune.npy).
 """
 
 import argparse
@@ -94,14 +95,20 @@ def main() -> None:
     seconds = time.monotonic() - start
     given.out.mkdir(parents=True, exist_ok=True)
     if given.epochs is None:
-        # Longest first, so that prediction pads little; the order is restored.
-        order = np.argsort([-len(ids) for ids in held_out.encoded["input_ids"]], kind="stable")
-        logits = trainer.predict(torch.utils.data.Subset(held_out, order.tolist())).predictions
-        restored = np.empty_like(logits)
-        restored[order] = logits
-        np.save(given.out / "logits.npy", restored)
+        tune = Rows(read_rows(given.folder / "tune.jsonl"), tokenizer, chosen.max_length)
+        np.save(given.out / "logits.npy", predict(trainer, held_out))
+        np.save(given.out / "logits-tune.npy", predict(trainer, tune))
     measured = {"seconds": seconds, "steps": trainer.state.global_step}
     (given.out / "seconds.json").write_text(json.dumps(measured) + "\n", encoding="utf-8")
+
+
+def predict(trainer: Trainer, rows: Rows) -> np.ndarray:
+    """Return the logits of all rows; longest first, so that little is padded, then in order."""
+    order = np.argsort([-len(ids) for ids in rows.encoded["input_ids"]], kind="stable")
+    logits = trainer.predict(torch.utils.data.Subset(rows, order.tolist())).predictions
+    restored = np.empty_like(logits)
+    restored[order] = logits
+    return restored
 
 
 if __name__ == "__main__":
