@@ -117,7 +117,7 @@ def _read_file(file: Path, quotes: bool) -> TextTable:
             f"{file}: unknown ending '{file.suffix}'. What can be read: {_READABLE}. Save the "
             "table in one of these formats."
         )
-    text = _decoded(file)
+    text = decoded_text(file)
     if ending in JSON_LINES:
         return _read_json_lines(file, text)
     return _read_delimited(file, text, DELIMITERS[ending], quotes)
@@ -162,7 +162,7 @@ def _refuse_twice(source: str, names: Sequence[str]) -> None:
         raise DataError(f"{source} has several columns named '{twice[0]}'. Rename all but one.")
 
 
-def _decoded(file: Path) -> str:
+def decoded_text(file: Path) -> str:
     """Return the text of a file in UTF-8, with or without a byte order mark."""
     data = file.read_bytes()
     for magic, what in _BINARY_STARTS.items():

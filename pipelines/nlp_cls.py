@@ -18,6 +18,7 @@ from nlp_tasks.cls.config import ClassifierLossSettings, PretrainedSettings
 from nlp_tasks.cls.encoders import open_text_encoder
 from nlp_tasks.cls.model import TextClassifier
 from nlp_tasks.cls.parts import ClassificationData, read_parts
+from nlp_tasks.cls.probe import HeadStart, start_from_probe, uses_probe
 from nlp_tasks.cls.sampling import SamplingSettings, sample_rows
 from nlp_tasks.cls.validation import metrics_of, validation_of
 from pipelines.cli import run_command, stage
@@ -52,6 +53,10 @@ class NlpClsSettings(RunFolder):
     """How the tokens' vectors become one"""
     head: HeadSettings = field(default_factory=HeadSettings)
     """What turns that vector into logits"""
+    head_start: HeadStart = "auto"
+    """probe: the head starts as a regression on the pretrained encoder's vectors, so that it need
+    not find its way through them first; random: from random weights. auto: probe where the head is
+    linear and nothing untrained stands below it."""
     loss: ClassifierLossSettings = field(default_factory=ClassifierLossSettings)
     """The loss over the labels"""
     batches: BatchSettings = field(default=BatchSettings(token_budget=4096, max_sequences=32))
@@ -92,18 +97,29 @@ def main(config: NlpClsSettings) -> None:
             head=config.head,
             loss=config.loss,
         )
+        with_probe = uses_probe(model, config.head_start)
         train = fold.train.take(sample_rows(fold.train, config.sampling, seed=config.training.seed))
         model.fit(torch.from_numpy(train.targets))
+        encoded = reader.encode_examples(train)
         trainer = build_planned_trainer(
             model,
-            TextData(reader.encode_examples(train), train.targets, pad_id=reader.pad_id),
+            TextData(encoded, train.targets, pad_id=reader.pad_id),
             config.batches,
             config.training,
             output_dir=run.checkpoints / fold.name,
             evaluate=validation_of(model, reader, fold.validation),
             metrics=metrics_of(parts.labels.kind),
         )
-        trainer.train_or_resume()
+        with stage("train"):
+            if with_probe and not trainer.resumes:
+                start_from_probe(
+                    model,
+                    encoded,
+                    train.targets,
+                    pad_id=reader.pad_id,
+                    precision=trainer.precision,
+                )
+            trainer.train_or_resume()
         save_fold(run, fold.name, model, trainer)
     finish_run(run, reader, parts)
 

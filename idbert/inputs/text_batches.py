@@ -58,21 +58,27 @@ class TextData(PlannedData):
 
 
 def text_batches(
-    encoded: EncodedTexts, pad_id: int, token_budget: int = 8192
+    encoded: EncodedTexts,
+    pad_id: int,
+    token_budget: int = 8192,
+    chosen_N: Int64[np.ndarray, "N"] | None = None,
 ) -> Iterator[tuple[Int64[np.ndarray, "B"], Batch]]:
-    """Yield all sequences once for prediction, the longest first.
+    """Yield sequences for prediction, each once, the longest first.
 
     Args:
         encoded: the texts.
         pad_id: the tokenizer's.
         token_budget: positions of a batch, padding included; a longer sequence comes alone.
+        chosen_N: places of the sequences to yield. Default: all.
 
     Yields:
         The places of the batch's sequences in `encoded` (their texts are `rows_N` there), and the
         batch: input_ids, attention_mask, and token_type_ids if there are.
     """
     lengths_N = encoded.lengths
-    order_N = np.argsort(-lengths_N, kind="stable")
+    if chosen_N is None:
+        chosen_N = np.arange(len(encoded))
+    order_N = chosen_N[np.argsort(-lengths_N[chosen_N], kind="stable")]
     first = 0
     while first < len(order_N):
         longest = int(lengths_N[order_N[first]])

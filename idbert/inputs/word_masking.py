@@ -20,11 +20,11 @@ _NGRAMS = 1
 class WordMaskingSettings:
     """Which tokens a model must restore, and what it sees instead of them."""
 
-    probability: float = 0.15
+    probability: float | int = 0.15
     """Chance of every token to be a target. A sequence without any gets one, drawn at random."""
-    mask_share: float = 0.8
+    mask_share: float | int = 0.8
     """Share of the targets that are replaced by the mask."""
-    random_share: float = 0.1
+    random_share: float | int = 0.1
     """Share of the targets that are replaced by a random token; the rest stays visible."""
     unit: Literal["token", "word", "ngram"] = "token"
     """What is a target as a whole: a token, a word (cut by jieba in Chinese), or up to ngram_max

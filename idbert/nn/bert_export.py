@@ -1,4 +1,4 @@
-"""Item models for programs that know only transformers: folders of BertForMaskedLM."""
+"""Models of items and of words for programs that know only transformers: BertForMaskedLM."""
 
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from idbert.files import written_aside
 from idbert.nn.checkpoint_config import BERT_FIELDS
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_models import ItemModel
+from idbert.nn.word_models import MaskedWordModel
 
 POSITION_TABLE = "bert.embeddings.position_embeddings.weight"
 
 
-def export_bert(model: ItemModel, folder: str | Path) -> None:
+def export_bert(model: ItemModel | MaskedWordModel, folder: str | Path) -> None:
     """Write a folder that transformers' BertForMaskedLM opens, with the same logits.
 
     BERT counts positions from the left end of the batch. A model that counts them from the newest
@@ -22,10 +23,13 @@ def export_bert(model: ItemModel, folder: str | Path) -> None:
     must be padded on the left, to `max_position_embeddings`; the attention mask hides the padding.
     The config of the folder says so: `padding_side`.
 
+    A model of words with a next-sentence head becomes a BertForPreTraining, which the other classes
+    of transformers' BERT open too.
+
     The folder appears whole or not at all.
 
     Args:
-        model: A MaskedItemModel without what BERT does not have.
+        model: A MaskedItemModel or a MaskedWordModel without what BERT does not have.
         folder: Where to write; it must not exist, or be empty.
 
     Raises:
@@ -79,12 +83,18 @@ def _counts_from_newest(config: EncoderConfig) -> bool:
 def _bert_config(config: EncoderConfig) -> BertConfig:
     shared = {name: getattr(config, name) for name in BERT_FIELDS}
     padding_side = "left" if _counts_from_newest(config) else "right"
-    fields = {**shared, "architectures": ["BertForMaskedLM"], "padding_side": padding_side}
+    has_pairs = getattr(config, "next_sentence", False)
+    architecture = "BertForPreTraining" if has_pairs else "BertForMaskedLM"
+    fields = {**shared, "architectures": [architecture], "padding_side": padding_side}
     return BertConfig(**fields)
 
 
 def _bert_name(name: str) -> str:
-    for own, berts in (("backbone.encoder.", "bert."), ("head.", "cls.predictions.")):
+    for own, berts in (
+        ("backbone.encoder.", "bert."),
+        ("head.", "cls.predictions."),
+        ("next_sentence.", "cls.seq_relationship."),
+    ):
         if name.startswith(own):
             return berts + name.removeprefix(own)
     raise ConfigError(f"BERT cannot express this model: it has a tensor '{name}'.")

@@ -106,11 +106,11 @@ def read_encoder(
     hub_options = hub_options or {}
     is_own = config is None and residual_scores is None
     if config is None:
-        config = read_config(_find(source, CONFIG_FILES, hub_options))
+        config = read_config(find_file(source, CONFIG_FILES, hub_options))
     config = copy.deepcopy(config)
     if residual_scores is not None:
         _set_residual_scores(config, residual_scores, source)
-    weights = _load_tensors(_find(source, WEIGHT_FILES, hub_options))
+    weights = read_tensors(find_file(source, WEIGHT_FILES, hub_options))
     tensors, of_heads = split_encoder(weights, source)
     if of_heads:
         logger.info("%s: %d tensors of a head left out: %s", source, len(of_heads), of_heads)
@@ -187,8 +187,12 @@ def _new_spelling(name: str) -> str:
     return name
 
 
-def _find(source: str, filenames: tuple[str, ...], hub_options: Mapping[str, Any]) -> Path:
-    """Return the first of the files that the folder, or the model on the hub, has."""
+def find_file(source: str, filenames: tuple[str, ...], hub_options: Mapping[str, Any]) -> Path:
+    """Return the first of the files that the folder, or the model on the hub, has.
+
+    Raises:
+        CheckpointError: there is none of them.
+    """
     cause = None
     for filename in filenames:
         try:
@@ -210,7 +214,12 @@ def _find(source: str, filenames: tuple[str, ...], hub_options: Mapping[str, Any
     ) from cause
 
 
-def _load_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a file of weights; one of torch with weights_only.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else than tensors.
+    """
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -70,7 +70,7 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     residual_gate: bool = False
     head_transform: bool = True
     loss: str = "full"
-    loss_chunk_size: int | None = None
+    loss_options: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -14,20 +14,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, Integer
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import initialization as init
+from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 from idbert.errors import CheckpointError, ConfigError
-from idbert.nn.backbone import Backbone, check_same_architecture
+from idbert.nn.backbone import check_same_architecture
 from idbert.nn.config import EncoderConfig, EncoderSettings
-from idbert.nn.encoder import IdbertPreTrainedModel
-from idbert.nn.item_head import ItemHead
-from idbert.nn.losses.catalogue import LossSettings, build_loss
+from idbert.nn.encoder_config import plain_options
+from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.progress_bars import without_progress_bars
-
-IGNORED = -100
-"""The label of a position without a target."""
+from idbert.nn.tied_scores import TiedScoresModel
 
 Batch = dict[str, Tensor]
 """Tensors by the names of `ItemModel.forward`'s arguments."""
@@ -48,7 +44,7 @@ class ItemModelOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     """Base of the item models; use `MaskedItemModel` or `NextItemModel`.
 
     A score is transform(hidden) . item embedding + item bias. Vectors of users and items carry the
@@ -57,9 +53,6 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     Raises:
         ConfigError: the config is of the other direction.
     """
-
-    base_model_prefix = "backbone"
-    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
 
     objective: ClassVar[Literal["masked", "next"]]
     """What it is trained for, and how a history becomes a query: a mask behind the newest item, or
@@ -71,16 +64,13 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config)
         if config.is_causal is not self.is_causal:
             raise ConfigError(
                 f"{type(self).__name__} needs is_causal={self.is_causal}, and the config says "
                 f"is_causal={config.is_causal}. Make models with {type(self).__name__}.build, and "
                 "open saved ones with load_item_model."
             )
-        self.backbone = Backbone(config)
-        self.head = ItemHead(config, self.backbone.width)
-        self.loss = build_loss(LossSettings(config.loss, config.loss_chunk_size))
+        super().__init__(config)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -106,7 +96,7 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             type_vocab_size=max(1, num_behaviours),
         )
         loss = loss or LossSettings()
-        config.loss, config.loss_chunk_size = loss.name, loss.chunk_size
+        config.loss, config.loss_options = loss.name, plain_options(loss.options)
         return cls(config)
 
     @torch.no_grad()
@@ -126,11 +116,6 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         self.head.bias.copy_(pretrained.head.bias)
         if type(self.head.transform) is type(pretrained.head.transform):
             self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
-
-    @property
-    def max_length(self) -> int | None:
-        """Most positions of a sequence; None where there is no limit (NEZHA)."""
-        return self.config.max_position_embeddings
 
     def forward(
         self,
@@ -166,20 +151,9 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             position_ids=position_ids,
         )
         if labels is None:
-            transformed_BLD = self.head.transform(hidden_BLX)
-            logits_BLV = transformed_BLD @ self._embedding_VD.T + self.head.bias
-            return ItemModelOutput(logits=logits_BLV)
-        has_target_BL = labels != IGNORED
-        targets_M = labels[has_target_BL]
-        loss = self.loss(
-            self.head.transform(hidden_BLX[has_target_BL]),
-            self._embedding_VD,
-            self.head.bias,
-            targets_M,
-            None if weights is None else weights[has_target_BL],
-        )
-        divisor = max(1, len(targets_M)) if num_items_in_batch is None else num_items_in_batch
-        return ItemModelOutput(loss=loss / divisor)
+            return ItemModelOutput(logits=self.scores(hidden_BLX))
+        loss = self.loss_at_targets(hidden_BLX, labels, num_items_in_batch, weights)
+        return ItemModelOutput(loss=loss)
 
     @torch.no_grad()
     def item_vectors(self) -> Float32[Tensor, "V _"]:
@@ -234,48 +208,6 @@ class ItemModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         )
         last_B = attention_mask.sum(1) - 1
         return hidden_BLX[torch.arange(len(last_B), device=last_B.device), last_B]
-
-    @property
-    def _embedding_VD(self) -> Tensor:
-        return self.get_input_embeddings().weight
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the item embeddings, which are the output embeddings too."""
-        return self.backbone.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the item embeddings."""
-        self.backbone.encoder.set_input_embeddings(value)
-
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> nn.Embedding:
-        """Grow or shrink the item embeddings as transformers does, and the biases with them.
-
-        Rows that remain keep their place; the bias of new ones is 0.
-
-        Args:
-            new_num_tokens: V, the new number of rows; None: as it is.
-            pad_to_multiple_of: Round V up to a multiple of this.
-            mean_resizing: Draw new rows with mean and covariance of the old ones.
-        """
-        embeddings = super().resize_token_embeddings(
-            new_num_tokens, pad_to_multiple_of, mean_resizing
-        )
-        bias_V = self.head.bias.new_zeros(len(embeddings.weight))
-        kept = min(len(bias_V), len(self.head.bias))
-        bias_V[:kept] = self.head.bias.detach()[:kept]
-        self.head.bias = nn.Parameter(bias_V)
-        return embeddings
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ItemHead):
-            init.zeros_(module.bias)
 
 
 class MaskedItemModel(ItemModel):  # type: ignore[no-untyped-call]

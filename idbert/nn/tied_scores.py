@@ -31,7 +31,7 @@ class TiedScoresModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         super().__init__(config)
         self.backbone = Backbone(config)
         self.head = ItemHead(config, self.backbone.width)
-        self.loss = build_loss(LossSettings(config.loss, config.loss_chunk_size))
+        self.loss = build_loss(LossSettings(config.loss, config.loss_options or {}))
 
     def scores(self, hidden: Float[Tensor, "... _"]) -> Float[Tensor, "... V"]:
         """Return the scores of all rows at any of the backbone's vectors."""

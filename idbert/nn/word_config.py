@@ -14,7 +14,7 @@ SEGMENTS = 2
 
 @no_type_check  # `strict` checks the fields; jaxtyping would refuse those that transformers adds
 @strict
-class WordConfig(EncoderConfig):
+class WordConfig(EncoderConfig):  # type: ignore[no-untyped-call]
     """The encoder's config, and the heads that stand on it."""
 
     model_type = "idbert_words"

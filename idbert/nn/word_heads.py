@@ -15,8 +15,8 @@ from idbert.nn.checkpoints import (
     OLD_SPELLINGS,
     TOKEN_TABLE,
     WEIGHT_FILES,
-    _find,
-    _load_tensors,
+    find_file,
+    read_tensors,
 )
 from idbert.nn.word_config import WordConfig
 
@@ -60,8 +60,8 @@ def read_word_heads(folder_or_name: str | Path) -> WordHeads:
         CheckpointError: files are missing or unreadable, or a head is there only in part.
     """
     source = str(folder_or_name)
-    tensors = _load_tensors(_find(source, WEIGHT_FILES, {}))
-    if _is_own(_find(source, CONFIG_FILES, {})):
+    tensors = read_tensors(find_file(source, WEIGHT_FILES, {}))
+    if _is_own(find_file(source, CONFIG_FILES, {})):
         return WordHeads(
             source,
             words=_below("head.", tensors),

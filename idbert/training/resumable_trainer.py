@@ -92,6 +92,11 @@ class ResumableTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # `Progress` stands in for it
 
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a complete checkpoint to go on from."""
+        return newest_checkpoint(self._folder) is not None
+
     def train_or_resume(self) -> None:
         """Train to the end, from the newest complete checkpoint if there is one.
 

@@ -200,7 +200,7 @@ def test_behaviours_change_the_scores(model_class):
 @BOTH
 def test_both_losses_train_alike(model_class):
     gradients = []
-    for loss in (LossSettings("full"), LossSettings("chunked", chunk_size=2)):
+    for loss in (LossSettings("full"), LossSettings("chunked", {"chunk_size": 2})):
         model = build(model_class, loss=loss)
         model(**batch()).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
@@ -223,11 +223,13 @@ def test_gradient_checkpointing_keeps_the_gradients(model_class):
 @pytest.mark.parametrize("kind", ["bert", "nezha"])
 def test_a_saved_model_opens_as_its_own_class_with_the_same_scores(model_class, kind, tmp_path):
     changes = {"max_length": None} if kind == "nezha" else {}
-    model = build(model_class, kind=kind, loss=LossSettings("chunked", chunk_size=3), **changes)
+    model = build(
+        model_class, kind=kind, loss=LossSettings("chunked", {"chunk_size": 3}), **changes
+    )
     model.save_pretrained(tmp_path)
     opened = load_item_model(tmp_path)
     assert type(opened) is model_class and not opened.training
-    assert opened.config.loss_chunk_size == 3
+    assert opened.loss.chunk_size == 3
     assert opened.max_length == model.max_length == (16 if kind == "bert" else None)
     inputs = without_labels(batch())
     torch.testing.assert_close(opened(**inputs).logits, model(**inputs).logits, rtol=0, atol=0)

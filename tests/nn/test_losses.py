@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from idbert.errors import ConfigError
 from idbert.nn.losses.catalogue import (
     LOSSES,
+    CatalogueLoss,
     LossSettings,
     build_loss,
     chunked_softmax_loss,
@@ -158,21 +159,22 @@ def test_every_loss_setting_acts():
     hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem(num_targets=9, num_rows=5)
     for settings, largest in [
         (LossSettings("full"), 9 * 5),
-        (LossSettings("chunked", chunk_size=2), 5 * 8),
+        (LossSettings("chunked", {"chunk_size": 2}), 5 * 8),
     ]:
         with LargestTensor() as recorder:
             build_loss(settings)(hidden_MD[:, :2], weight_VD[:, :2], bias_V, targets_M, weights_M)
         assert recorder.elements <= largest
-    assert build_loss(LossSettings("full")) is full_softmax_loss
-    assert build_loss(LossSettings(chunk_size=2)).keywords == {"chunk_size": 2}
 
 
 def test_a_loss_from_outside_is_found_by_name():
-    def half(*arguments):
-        return full_softmax_loss(*arguments) / 2
+    @LOSSES.register("half of the full one")
+    class Half(CatalogueLoss):
+        def forward(self, *arguments):
+            return full_softmax_loss(*arguments) / 2
 
-    LOSSES.register("half of the full one")(lambda settings: half)
-    assert build_loss(LossSettings("half of the full one")) is half
+    arguments = problem()
+    half = build_loss(LossSettings("half of the full one"))(*arguments)
+    torch.testing.assert_close(2 * half, full_softmax_loss(*arguments))
 
 
 def test_a_misspelt_loss_is_refused_with_the_nearest_name():
@@ -181,7 +183,7 @@ def test_a_misspelt_loss_is_refused_with_the_nearest_name():
 
 
 def test_a_chunk_size_that_cannot_act_is_refused():
-    with pytest.raises(ConfigError, match="chunk_size=64 cannot act"):
-        LossSettings("full", chunk_size=64)
-    with pytest.raises(ConfigError, match="chunk_size must be at least 1, not 0"):
-        LossSettings(chunk_size=0)
+    with pytest.raises(ConfigError, match="loss 'full' has no option 'chunk_size'. It has none"):
+        LossSettings("full", {"chunk_size": 64})
+    with pytest.raises(ConfigError, match="chunk_size is 0; it must be at least 1"):
+        LossSettings(options={"chunk_size": 0})

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     succeed(
         *("nlp_cls", "--run", folder / "run", "--model", folder / "bert", *SMALL),
         *("--data.train", folder / "train.jsonl", "--data.test", folder / "test.jsonl"),
-        "--training.epochs=5",
+        "--training.epochs=8",
     )
     return folder
 
@@ -64,7 +64,7 @@ def test_a_run_holds_labels_tokenizer_weights_curve_predictions_and_report(folde
     assert LabelMap.load(path) == LabelMap("single", tuple(sorted(DECIDING)))
     assert (path / "tokenizer/tokenizer.json").is_file()
     curve = json.loads((path / "curve.json").read_text())
-    assert [round(row["epoch"]) for row in curve] == [1, 2, 3, 4, 5]
+    assert [round(row["epoch"]) for row in curve] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {"loss", "validation_loss", "accuracy", "macro_f1"} <= curve[-1].keys()
     report = (path / "report.html").read_text()
     assert "macro" in report.lower() and "odd" in report
@@ -118,7 +118,7 @@ def test_several_labels_are_learned(folder, tmp_path):
     succeed(
         *command(folder, tmp_path / "run", *SMALL, "--training.max_steps=null"),
         *("--data.train", tmp_path / "train.jsonl", "--data.dev", tmp_path / "dev.jsonl"),
-        *("--training.epochs=5", "--training.evaluate_every=5", "--training.learning_rate=0.02"),
+        *("--training.epochs=8", "--training.evaluate_every=5", "--training.learning_rate=0.02"),
         *("--pooling.name=max", "--head.dropout=0"),
         *("--encoder.hidden_dropout=0", "--encoder.attention_dropout=0"),
     )

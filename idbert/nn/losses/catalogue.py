@@ -1,27 +1,53 @@
 """Losses over the whole catalogue: which of all items stands at this position?
 
-A loss is found by name; one more is a function and a registration:
+A loss is found by name; one more is a class and a registration:
 
     @LOSSES.register("sampled")
-    def sampled(settings: LossSettings) -> CatalogueLoss: ...
+    class SampledSoftmax(CatalogueLoss): ...
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from idbert.errors import ConfigError
+from idbert.nn.parts import NoOptions, read_options
 from idbert.nn.registry import Registry
 
 DEFAULT_CHUNK = 1024
 """Targets scored at a time: 14 MiB of float32 scores for 3,500 items, 195 MiB for 50,000."""
+
+
+class CatalogueLoss(nn.Module):
+    """Base of the losses over a catalogue; `forward` of the subclass computes them.
+
+    Args:
+        options: Of the class's own `Options`.
+    """
+
+    Options: ClassVar[type[NoOptions]] = NoOptions
+
+    def __init__(self, options: NoOptions) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        hidden_MD: Float[Tensor, "M D"],
+        weight_VD: Float[Tensor, "V D"],
+        bias_V: Float[Tensor, "V"],
+        targets_M: Int64[Tensor, "M"],
+        weights_M: Float[Tensor, "M"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the sum of the losses; arguments as for `full_softmax_loss`."""
+        raise NotImplementedError
+
+
+LOSSES: Registry[type[CatalogueLoss]] = Registry("loss")
 
 
 @dataclass(frozen=True)
@@ -32,32 +58,20 @@ class LossSettings:
     """full (all scores at once) or chunked (the same loss and gradients, faster and in a fraction
     of the memory)."""
 
-    chunk_size: int | None = None
-    """Targets scored at a time by the chunked loss. Default: 1024."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the loss can be told: chunked: chunk_size, the targets scored at a time (1024)."""
 
     def __post_init__(self) -> None:
-        LOSSES[self.name]  # raises ConfigError for an unknown name
-        if self.chunk_size is None:
-            return
-        if self.name == "full":
-            raise ConfigError(
-                f"The loss 'full' scores all targets at once, so chunk_size={self.chunk_size} "
-                "cannot act. Leave chunk_size out, or choose the loss 'chunked'."
-            )
-        if self.chunk_size < 1:
-            raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}.")
-
-
-CatalogueLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""hidden_MD, weight_VD, bias_V, targets_M, weights_M -> the sum of the losses, a scalar; see
-`full_softmax_loss` for the meaning of each."""
-
-LOSSES: Registry[Callable[[LossSettings], CatalogueLoss]] = Registry("loss")
+        _options_of(self)
 
 
 def build_loss(settings: LossSettings) -> CatalogueLoss:
     """Return the loss that the settings name."""
-    return LOSSES[settings.name](settings)
+    return LOSSES[settings.name](_options_of(settings))
+
+
+def _options_of(settings: LossSettings) -> NoOptions:
+    return read_options(f"loss '{settings.name}'", LOSSES[settings.name].Options, settings.options)
 
 
 def full_softmax_loss(
@@ -183,13 +197,51 @@ class _ChunkedSoftmax(torch.autograd.Function):
 
 
 @LOSSES.register("full")
-def _full(settings: LossSettings) -> CatalogueLoss:
-    return full_softmax_loss
+class FullSoftmax(CatalogueLoss):
+    """All scores at once; see `full_softmax_loss`."""
+
+    def forward(
+        self,
+        hidden_MD: Float[Tensor, "M D"],
+        weight_VD: Float[Tensor, "V D"],
+        bias_V: Float[Tensor, "V"],
+        targets_M: Int64[Tensor, "M"],
+        weights_M: Float[Tensor, "M"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the sum of the losses."""
+        return full_softmax_loss(hidden_MD, weight_VD, bias_V, targets_M, weights_M)
 
 
 @LOSSES.register("chunked")
-def _chunked(settings: LossSettings) -> CatalogueLoss:
-    return partial(chunked_softmax_loss, chunk_size=settings.chunk_size or DEFAULT_CHUNK)
+class ChunkedSoftmax(CatalogueLoss):
+    """A chunk of the targets at a time; see `chunked_softmax_loss`."""
+
+    @dataclass(frozen=True)
+    class Options(NoOptions):
+        """How many targets are scored at a time."""
+
+        chunk_size: int = DEFAULT_CHUNK
+
+        def __post_init__(self) -> None:
+            if self.chunk_size < 1:
+                raise ConfigError(f"chunk_size is {self.chunk_size}; it must be at least 1.")
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.chunk_size = options.chunk_size
+
+    def forward(
+        self,
+        hidden_MD: Float[Tensor, "M D"],
+        weight_VD: Float[Tensor, "V D"],
+        bias_V: Float[Tensor, "V"],
+        targets_M: Int64[Tensor, "M"],
+        weights_M: Float[Tensor, "M"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the sum of the losses."""
+        return chunked_softmax_loss(
+            hidden_MD, weight_VD, bias_V, targets_M, weights_M, chunk_size=self.chunk_size
+        )
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

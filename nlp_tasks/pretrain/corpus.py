@@ -1,0 +1,172 @@
+"""The texts of a pretraining: read from files of any kind, and a part of them held out."""
+
+import glob
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from idbert.errors import ConfigError, DataError
+from nlp_tasks.cls.examples import ExampleSettings, read_texts
+from nlp_tasks.tables import DELIMITERS, JSON_LINES, PARQUET, decoded_text
+
+logger = logging.getLogger(__name__)
+
+DEV_SHARE = 0.05
+TABLES = (*DELIMITERS, *JSON_LINES, *PARQUET)
+"""Endings of files that hold columns; any other holds lines of text."""
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """The texts to learn from. No labels are looked at."""
+
+    train: str = "data/samples/reviews.jsonl"
+    """A jsonl, csv, tsv or parquet file, such as nlp_cls reads; or a text file, one document a
+    line, or one sentence a line with blank lines between documents. 'texts/*.txt': all of them."""
+    dev: str | None = None
+    """Texts to validate on. Default: texts of train are held out."""
+    dev_share: float | None = None
+    """Share of the different training texts that is held out where there is no dev file; 0: none,
+    and the last weights are kept. Default: 0.05."""
+    split_seed: int = 0
+    """Decides which texts are held out, and what is hidden in them."""
+    text_columns: tuple[str, ...] = ("text",)
+    """The columns that hold texts, each of which is read as a text of its own."""
+    quotes: bool = True
+    """Whether double quotes enclose fields of csv and tsv files; in those of GLUE they do not."""
+
+    def __post_init__(self) -> None:
+        self._columns()  # refuses columns that cannot be
+        if self.dev_share is not None:
+            if self.dev is not None:
+                raise ConfigError(
+                    f"dev_share={self.dev_share} cannot act beside the dev file {self.dev}. Leave "
+                    "one of them out."
+                )
+            if not 0 <= self.dev_share < 1:
+                raise ConfigError(f"dev_share is {self.dev_share}; choose from 0 to below 1.")
+
+    def _columns(self) -> list[ExampleSettings]:
+        ExampleSettings(text_columns=self.text_columns)
+        return [ExampleSettings(text_columns=(c,), quotes=self.quotes) for c in self.text_columns]
+
+    def read(self, pattern: str) -> list[str]:
+        """Return the documents of one file, or of all that a pattern matches, in their order.
+
+        Empty ones are left out, counted.
+
+        Raises:
+            ConfigError: columns are named, and a file has none.
+            DataError: there is no such file, it cannot be read, or holds no text.
+        """
+        documents: list[str] = []
+        for file in _files(pattern):
+            if file.suffix.lower() in TABLES:
+                parts = [read_texts(file, one, allow_empty=True).texts for one in self._columns()]
+                found = [text for row in zip(*parts, strict=True) for text in row]
+            elif self.text_columns != CorpusSettings.text_columns:
+                raise ConfigError(
+                    f"text_columns names {', '.join(self.text_columns)}, and {file} is read line "
+                    "by line. Leave text_columns out, or name the file .jsonl, .csv or .tsv."
+                )
+            else:
+                found = documents_of(decoded_text(file))
+            texts = [text for text in found if text.strip()]
+            empty = len(found) - len(texts)
+            logger.info("%s: %d texts%s", file, len(texts), f", {empty} empty ones" * (empty > 0))
+            documents += texts
+        if not documents:
+            raise DataError(f"{pattern} holds no text. Give texts to learn from.")
+        return documents
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The texts of a pretraining.
+
+    Attributes:
+        train: to learn from.
+        dev: to validate on; empty: there are none.
+    """
+
+    train: Sequence[str]
+    dev: Sequence[str]
+
+
+def read_corpus(settings: CorpusSettings, *, least_held_out: int = 1) -> Corpus:
+    """Read all files, and hold out what validates.
+
+    Args:
+        settings: where the texts are.
+        least_held_out: texts that are held out at least, where any are.
+
+    Raises:
+        ConfigError: columns are named of a file that has none.
+        DataError: a file cannot be read, or there are too few texts to hold any out.
+    """
+    documents = settings.read(settings.train)
+    if settings.dev is not None:
+        return Corpus(documents, settings.read(settings.dev))
+    share = DEV_SHARE if settings.dev_share is None else settings.dev_share
+    if share == 0:
+        return Corpus(documents, [])
+    return hold_out(documents, share, seed=settings.split_seed, least=least_held_out)
+
+
+def hold_out(documents: Sequence[str], share: float, *, seed: int, least: int = 1) -> Corpus:
+    """Hold out a share of the different texts; equal ones come to the same side.
+
+    Args:
+        documents: in any order.
+        share: of the different ones, above 0.
+        seed: the same seed holds out the same texts.
+        least: so many are held out at least.
+
+    Raises:
+        DataError: fewer would remain to train on than are held out.
+    """
+    different = list(dict.fromkeys(documents))
+    count = max(least, round(share * len(different)))
+    if len(different) < 2 * least:
+        raise DataError(
+            f"of {len(different)} different texts, {count} cannot be held out. Give more texts, or "
+            "data.dev, or set data.dev_share to 0."
+        )
+    order = np.random.default_rng(seed).permutation(len(different))
+    held_out = {different[place] for place in order[:count]}
+    return Corpus(
+        [text for text in documents if text not in held_out],
+        [text for text in documents if text in held_out],
+    )
+
+
+def documents_of(text: str) -> list[str]:
+    """Cut the text of a file into documents: at blank lines, or where there are none, at each line.
+
+    The lines of a document stay apart, as sentences.
+    """
+    lines = [line.strip() for line in text.strip().split("\n")]
+    if all(lines):
+        return lines
+    documents: list[list[str]] = [[]]
+    for line in lines:
+        if line:
+            documents[-1].append(line)
+        elif documents[-1]:
+            documents.append([])
+    return ["\n".join(document) for document in documents]
+
+
+def _files(pattern: str) -> list[Path]:
+    """Return the files that a pattern matches; a file that exists is no pattern."""
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    files = sorted(Path(name) for name in glob.glob(str(path)) if Path(name).is_file())
+    if not files:
+        advice = " To read all files of a folder, give 'FOLDER/*'." if path.is_dir() else ""
+        raise DataError(f"there is no file '{pattern}'.{advice}")
+    return files

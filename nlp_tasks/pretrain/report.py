@@ -1,0 +1,117 @@
+"""The report of a pretraining: one HTML file that holds everything and opens offline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from idbert.evaluation.charts import ACCENT, QUIET, STYLE, WIDTH_IN, svg
+from nlp_tasks.pretrain.validation import Piece
+
+TEMPLATE = "report.html"
+METRIC_NAMES = {
+    "accuracy": "Hidden words restored",
+    "perplexity": "Perplexity",
+    "loss": "Validation loss",
+    "next_sentence_accuracy": "Pairs told apart",
+    "next_sentence_loss": "Loss of the pairs",
+}
+"""In the order of the report; those above the loss are shares, shown in percent."""
+SHARES = ("accuracy", "next_sentence_accuracy")
+
+
+@dataclass(frozen=True)
+class PretrainContent:
+    """What a report shows; a part without content is left out.
+
+    Attributes:
+        title: of the page.
+        metrics: of the held-out texts, by name.
+        curve: training curve, points with "epoch" and "loss", "validation_loss" or "accuracy".
+        examples: held-out sequences with their hidden words, from `restored_examples`.
+        settings: the resolved configuration; groups may be nested.
+        facts: what was trained on what, by name.
+    """
+
+    title: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: Sequence[Mapping[str, float]] = ()
+    examples: Sequence[Sequence[Piece]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def pretrain_report_html(content: PretrainContent) -> str:
+    """Return the report as one HTML page: styles and charts inside, nothing loaded, no script.
+
+    Whatever comes from the texts or the settings is escaped.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = files("nlp_tasks.pretrain").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        content=content,
+        metrics=[
+            (METRIC_NAMES[name], _shown(name, content.metrics[name]))
+            for name in METRIC_NAMES
+            if name in content.metrics
+        ],
+        curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
+        settings=list(_flat(content.settings)),
+    )
+
+
+def curve_chart(curve: Sequence[Mapping[str, float]]) -> str:
+    """Draw both losses, and beside them the share of hidden words restored; return the SVG.
+
+    Args:
+        curve: points with "epoch" and any of "loss", "validation_loss", "accuracy" and
+            "next_sentence_accuracy".
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
+        losses, shares = figure.subplots(1, 2)
+        _lines(losses, curve, {"validation_loss": "held-out texts", "loss": "training"}, "Loss")
+        of_shares = {"accuracy": "hidden words", "next_sentence_accuracy": "pairs"}
+        _lines(shares, curve, of_shares, "Right on held-out texts")
+        return svg(figure)
+
+
+def _lines(
+    axes: Axes, curve: Sequence[Mapping[str, float]], labels: Mapping[str, str], title: str
+) -> None:
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.tick_params(length=0)
+    drawn = 0
+    for key, color in zip(labels, (ACCENT, QUIET), strict=True):
+        points = [(point["epoch"], point[key]) for point in curve if key in point]
+        if points:
+            drawn += 1
+            axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3.5,
+                      linewidth=1.6, label=labels[key])  # fmt: skip
+    if drawn > 1:
+        axes.legend(frameon=False)
+    elif not drawn:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=QUIET)
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the settings with dotted names: {"model": {"norm": "pre"}} is model.norm, pre."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            empty = value is None or value in ({}, [], ())
+            yield f"{prefix}{name}", "–" if empty else str(value)

@@ -1,0 +1,266 @@
+"""python -m pipelines.nlp_pretrain: an encoder of texts, trained (further) by masked words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from idbert.errors import ConfigError, DataError
+from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.tokenizers import open_tokenizer
+from idbert.inputs.word_masking import WordMaskingSettings
+from idbert.nn.losses.catalogue import LossSettings
+from idbert.nn.progress_bars import without_progress_bars
+from idbert.nn.word_config import WordEncoderSettings
+from idbert.nn.word_heads import read_word_heads
+from idbert.nn.word_models import MaskedWordModel, load_word_model
+from idbert.run_dir import RunDir
+from idbert.training.arguments import TrainingSettings
+from idbert.training.planned_trainer import PlannedTrainer
+from idbert.training.trainer import build_planned_trainer
+from nlp_tasks.cls.config import PretrainedSettings
+from nlp_tasks.cls.encoders import open_text_encoder
+from nlp_tasks.cls.reading import TOKENIZER_FOLDER
+from nlp_tasks.pretrain.corpus import Corpus, CorpusSettings, read_corpus
+from nlp_tasks.pretrain.masked_data import WordData, masked_data
+from nlp_tasks.pretrain.report import PretrainContent, pretrain_report_html
+from nlp_tasks.pretrain.validation import (
+    metrics_of,
+    restored_examples,
+    validation_of,
+    word_metrics,
+)
+from nlp_tasks.pretrain.vocabulary import VocabularySettings
+from pipelines.cli import Unfinished, logger, run_command, stage
+from pipelines.corridor import RunFolder, as_dict
+from pipelines.nlp_corridor import pretrained_folders
+from pipelines.reporting import is_trained
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How much text a sequence holds."""
+
+    max_length: int = 128
+    """Positions of a sequence, special tokens included. A longer text becomes several sequences."""
+
+
+@dataclass(frozen=True)
+class NlpPretrainSettings(RunFolder):
+    """Pretraining on texts."""
+
+    run: str = "runs/nlp_pretrain"
+    """The run's folder: made if absent, resumed if unfinished."""
+    model: str | None = None
+    """What is trained further: a folder with a BERT or NEZHA, its name on the Hugging Face hub, or
+    a run of nlp_pretrain or nlp_cls. null: an encoder and a vocabulary are made from nothing."""
+    data: CorpusSettings = field(default_factory=CorpusSettings)
+    """The texts"""
+    text: WindowSettings = field(default_factory=WindowSettings)
+    """How much text a sequence holds"""
+    masking: WordMaskingSettings = field(default_factory=WordMaskingSettings)
+    """Which tokens are hidden"""
+    next_sentence: bool = False
+    """Whether the model also learns which of two segments of text belong together."""
+    encoder: PretrainedSettings = field(default_factory=PretrainedSettings)
+    """What is changed about a pretrained encoder"""
+    architecture: WordEncoderSettings = field(default_factory=WordEncoderSettings)
+    """The encoder, what stands on it, and its head, where there is no pretrained model"""
+    vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
+    """The vocabulary that is made of the texts, where there is no pretrained model"""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """The loss over the vocabulary"""
+    batches: BatchSettings = field(default=BatchSettings(token_budget=2048))
+    """Length buckets under a token budget"""
+    training: TrainingSettings = field(
+        default=TrainingSettings(
+            epochs=10, learning_rate=1e-4, warmup=0.06, metric=None, precision="auto"
+        )
+    )
+    """Optimizer, schedule, strategies, checkpoints, early stopping"""
+
+    def __post_init__(self) -> None:
+        unused = ("architecture", "vocabulary") if self.model else ("encoder",)
+        for name in unused:
+            group = getattr(self, name)
+            if group != type(group)():
+                raise ConfigError(
+                    f"{name} is set and cannot act: "
+                    + (
+                        f"{self.model} brings its own. Leave it out, or set model to null."
+                        if self.model
+                        else "it changes a pretrained model. Name one with model, or leave it out."
+                    )
+                )
+
+
+def main(config: NlpPretrainSettings) -> None:
+    """Train a BERT or NEZHA to restore words that are hidden in texts.
+
+    Trains a pretrained model further, on texts of a domain or of a task, or one from nothing. The
+    run's folder receives tokenizer and weights, the training curve, figures of the texts held out,
+    and report.html; `nlp_cls --model RUN` starts from it. Without arguments it makes a small model
+    from nothing on the sample reviews.
+    """
+    run = RunDir.create(config.run, "nlp_pretrain", as_dict(config))
+    trained = is_trained(run)
+    if trained and run.report.exists():
+        logger.info("%s is finished already; nothing is left to do", run.path)
+        return
+    with stage("read the texts and the model"):
+        corpus = read_corpus(config.data, least_held_out=2 if config.next_sentence else 1)
+        torch.manual_seed(config.training.seed)
+        tokenizer, model = open_trained(run) if trained else open_model(config, corpus)
+        dev = held_out_data(config, corpus, tokenizer, model)
+    if not trained:
+        trainer = build_planned_trainer(
+            model,
+            data_of(corpus.train, config, tokenizer, model, seed=config.training.seed),
+            config.batches,
+            config.training,
+            output_dir=run.checkpoints,
+            evaluate=None if dev is None else validation_of(model, dev),
+            metrics=metrics_of(config.next_sentence),
+        )
+        trainer.train_or_resume()
+        save_run(run, model, tokenizer, trainer)
+    write_report(run, model, tokenizer, corpus, dev)
+
+
+def open_model(
+    config: NlpPretrainSettings, corpus: Corpus
+) -> tuple[PreTrainedTokenizerBase, MaskedWordModel]:
+    """Open tokenizer, encoder and heads of the pretrained model, or make them from nothing.
+
+    Raises:
+        CheckpointError: there is no such model, or its parts do not belong together.
+        ConfigError: sequences may be longer than it reads.
+    """
+    tokenizer: PreTrainedTokenizerBase
+    if config.model is None:
+        tokenizer = config.vocabulary.train(corpus.train)
+        model = MaskedWordModel.build(
+            config.architecture,
+            vocab_size=len(tokenizer),
+            pad_token_id=int(tokenizer.pad_token_id),
+            next_sentence=config.next_sentence,
+            loss=config.loss,
+        )
+    else:
+        weights, folder = pretrained_folders(config.model)
+        encoder = open_text_encoder(weights, config.encoder)
+        tokenizer = open_tokenizer(folder, vocab_size=encoder.config.vocab_size)
+        heads = read_word_heads(weights)
+        model = MaskedWordModel.continue_from(
+            encoder, heads, next_sentence=config.next_sentence, loss=config.loss
+        )
+    longest = model.max_length
+    if longest is not None and config.text.max_length > longest:
+        raise ConfigError(
+            f"text.max_length is {config.text.max_length}, and the model reads at most {longest} "
+            "tokens. Lower it; longer texts become several sequences."
+        )
+    return tokenizer, model
+
+
+def open_trained(run: RunDir) -> tuple[PreTrainedTokenizerBase, MaskedWordModel]:
+    """Open what a finished training has saved."""
+    return open_tokenizer(run.path / TOKENIZER_FOLDER), load_word_model(run.model)
+
+
+def data_of(
+    documents: Sequence[str],
+    config: NlpPretrainSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    model: MaskedWordModel,
+    *,
+    seed: int,
+) -> WordData:
+    """Return documents as masked sequences for this model."""
+    return masked_data(
+        documents,
+        tokenizer,
+        config.masking,
+        max_length=config.text.max_length,
+        next_sentence=config.next_sentence,
+        seed=seed,
+        num_token_types=model.config.type_vocab_size,
+    )
+
+
+def held_out_data(
+    config: NlpPretrainSettings,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    model: MaskedWordModel,
+) -> WordData | None:
+    """Return the texts to validate on as masked sequences; None where none are held out.
+
+    Raises:
+        DataError: nothing can be asked of them.
+    """
+    if not corpus.dev:
+        return None
+    try:
+        return data_of(corpus.dev, config, tokenizer, model, seed=config.data.split_seed)
+    except DataError as error:
+        raise DataError(f"The texts held out cannot be used: {error}") from error
+
+
+def save_run(
+    run: RunDir,
+    model: MaskedWordModel,
+    tokenizer: PreTrainedTokenizerBase,
+    trainer: PlannedTrainer,
+) -> None:
+    """Save what training has made, and declare the run finished.
+
+    Raises:
+        Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
+    """
+    if not trainer.finished:
+        raise Unfinished(
+            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
+            f"{run.checkpoints}. The same command resumes there."
+        )
+    with run.writing(TOKENIZER_FOLDER) as folder:
+        tokenizer.save_pretrained(folder)
+    with run.writing("model") as folder, without_progress_bars():
+        model.save_pretrained(folder)
+    run.write_json("curve.json", trainer.curve())
+    saved = [*run.model.iterdir(), *(run.path / TOKENIZER_FOLDER).iterdir()]
+    run.finish(["config.yaml", *sorted(str(file.relative_to(run.path)) for file in saved)])
+
+
+def write_report(
+    run: RunDir,
+    model: MaskedWordModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    dev: WordData | None,
+) -> None:
+    """Evaluate a finished run on the texts held out; write metrics.json and report.html."""
+    model.train(False)
+    metrics = {} if dev is None else word_metrics(model, dev)
+    run.write_json("metrics.json", {"validation": metrics} if metrics else {})
+    facts = {
+        "Parameters": f"{model.num_parameters():,}",
+        "Vocabulary": f"{len(tokenizer):,}",
+        "Training texts": f"{len(corpus.train):,}",
+        "Held-out texts": f"{len(corpus.dev):,}",
+    }
+    content = PretrainContent(
+        title=f"{run.path.name}: {run.read_config()['data']['train']}",
+        metrics=metrics,
+        curve=run.read_json("curve.json"),
+        examples=[] if dev is None else restored_examples(model, dev, tokenizer),
+        settings=run.read_config(),
+        facts=facts,
+    )
+    run.write_text("report.html", pretrain_report_html(content))
+    logger.info("%s is finished: %s", run.path, run.report)
+
+
+if __name__ == "__main__":
+    run_command(main, NlpPretrainSettings)
