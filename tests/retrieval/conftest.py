@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from worlds import cycle_world
 
 from idbert.inputs.interactions import read_interactions
 from idbert.inputs.sequences import build_sequences
@@ -16,6 +15,7 @@ from idbert.nn.item_models import NextItemModel
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
+from tests.worlds import cycle_world
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from worlds import cycle_world, next_in_cycle
 
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.interactions import InteractionSettings, read_interactions
@@ -20,6 +19,7 @@ from idbert.retrieval import recommender as module
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
+from tests.worlds import cycle_world, next_in_cycle
 
 
 def untrained(
