@@ -12,6 +12,10 @@ class ConfigError(IdbertError):
     """A setting is unknown, out of range, or cannot act together with another."""
 
 
+class UnknownPartError(ConfigError):
+    """No fusion, block, loss or other part is registered under a name."""
+
+
 class DataError(IdbertError):
     """A table, file or list of ids does not hold what it must."""
 

@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from idbert.errors import ConfigError, IdbertError, suggestion
+from idbert.errors import ConfigError, IdbertError, UnknownPartError, suggestion
+from idbert.run_dir import RunDir
 
 Config = TypeVar("Config")
 
@@ -100,6 +101,27 @@ def import_plugins(modules: Iterable[str]) -> None:
                 f"--plugins names '{module}', and there is no module '{error.name}'. Install it, "
                 "or start the command in the folder where it lies."
             ) from None
+
+
+@contextlib.contextmanager
+def naming_plugins_of(run: RunDir) -> Iterator[None]:
+    """Where a part of a run is unknown inside the block, say which plugins it was trained with."""
+    try:
+        yield
+    except IdbertError as error:
+        plugins = [name for name in run.read_config().get(PLUGINS) or () if name not in sys.modules]
+        if not plugins or not _is_of_unknown_part(error):
+            raise
+        raise type(error)(
+            f"{error} {run.path} was trained with --{PLUGINS}=[{', '.join(plugins)}]; give it here "
+            "too."
+        ) from error
+
+
+def _is_of_unknown_part(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, UnknownPartError):
+        error = error.__cause__
+    return error is not None
 
 
 def settings_from(config_class: type[Config], values: dict[str, Any]) -> Config:

@@ -7,7 +7,7 @@ of which input, by which model.
 import csv
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,19 +45,28 @@ class PredictedParts:
     first: int
 
     @classmethod
-    def open(cls, output: Path, run: RunDir, source: Path, chunk_rows: int) -> "PredictedParts":
+    def open(
+        cls,
+        output: Path,
+        run: RunDir,
+        source: Path,
+        text_columns: Sequence[str],
+        chunk_rows: int,
+    ) -> "PredictedParts":
         """Go on with the parts of an output, or begin anew where they are of other predictions.
 
         Args:
             output: the file that they will become.
             run: what predicts.
             source: the file of the texts.
+            text_columns: its columns that are read.
             chunk_rows: rows of a chunk.
         """
         folder = output.with_name(f"{output.name}.parts")
         manifest = {
             "input": digest_of(source),
             "run": digest_of(run.path / MARKER),  # it holds the digests of the model's files
+            "text_columns": list(text_columns),
             "chunk_rows": chunk_rows,
         }
         if folder.exists() and _read_manifest(folder) != manifest:
@@ -86,7 +95,8 @@ class PredictedParts:
     def read(self) -> pa.Table:
         """Return all predictions, in the order of the rows."""
         files = sorted(self.folder.glob("part-*.parquet"))
-        return pa.concat_tables([pq.read_table(file) for file in files])
+        # A chunk of rows without any label has lists of no type; "default" takes the others' type.
+        return pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
 
     def remove(self) -> None:
         """Delete the parts, which the output now holds."""

@@ -10,7 +10,7 @@ from nlp_tasks.cls.classifier import STAGE, Classifier
 from nlp_tasks.cls.examples import texts_of
 from nlp_tasks.cls.prediction import TOKEN_BUDGET
 from nlp_tasks.tables import read_table
-from pipelines.cli import logger, run_command
+from pipelines.cli import logger, naming_plugins_of, run_command
 from pipelines.nlp_corridor import data_settings_of
 from pipelines.nlp_output import FORMATS, PredictedParts, check_columns, write_predictions
 
@@ -57,7 +57,10 @@ def main(config: NlpPredictSettings) -> None:
     in OUTPUT.parts until all are there; the same command, given again, goes on behind them.
     """
     run = RunDir.open(config.run, [STAGE])
-    classifier = Classifier.load(config.run, device=config.device, token_budget=config.token_budget)
+    with naming_plugins_of(run):
+        classifier = Classifier.load(
+            config.run, device=config.device, token_budget=config.token_budget
+        )
     settings = data_settings_of(run)
     if config.text_columns is not None:
         settings = replace(settings, text_columns=config.text_columns)
@@ -65,7 +68,9 @@ def main(config: NlpPredictSettings) -> None:
     texts, pairs = texts_of(table, settings, allow_empty=config.allow_empty)
     output = Path(config.output)
     check_columns(table, classifier.labels, output, probabilities=config.probabilities)
-    parts = PredictedParts.open(output, run, Path(config.input), config.chunk_rows)
+    parts = PredictedParts.open(
+        output, run, Path(config.input), settings.text_columns, config.chunk_rows
+    )
     begun = time.monotonic()
     for chunk in parts.missing(len(texts)):
         predicted = classifier.predict(

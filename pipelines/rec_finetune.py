@@ -15,7 +15,7 @@ from idbert.run_dir import RunDir
 from idbert.tables import ITEM
 from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
-from pipelines.cli import run_command, stage
+from pipelines.cli import naming_plugins_of, run_command, stage
 from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log, read_titles
 from pipelines.reporting import finish_run, is_trained, report_once
 
@@ -96,7 +96,8 @@ def open_pretrained(folder: str, vocabulary: Vocabulary) -> ItemModel:
             f"{vocabulary.num_items:,} here, or in another order. Use the same --data and --split "
             "settings for both, or pretrain on this log first."
         )
-    return load_item_model(pretrained.model)
+    with naming_plugins_of(pretrained):
+        return load_item_model(pretrained.model)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from idbert.nn.item_models import load_item_model
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
-from pipelines.cli import run_command, stage
+from pipelines.cli import naming_plugins_of, run_command, stage
 from pipelines.corridor import STAGES, log_settings_of, read_log
 
 USER_INDEX = "user_index"
@@ -34,7 +34,8 @@ def main(config: RecIndexSettings) -> None:
     the model's score. rec_recommend and Recommender.load then search the index.
     """
     run = RunDir.open(config.run, STAGES)
-    vectors_VD = load_item_model(run.model).item_vectors().numpy()
+    with naming_plugins_of(run):
+        vectors_VD = load_item_model(run.model).item_vectors().numpy()
     with stage("index the items"):
         items = Vocabulary.load(run.path).ids
         index = VectorIndex.build(vectors_VD[FIRST_ITEM:], items, factory=config.factory)

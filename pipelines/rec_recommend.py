@@ -16,7 +16,7 @@ from idbert.inputs.interactions import read_interactions
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
-from pipelines.cli import logger, run_command, stage
+from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import STAGES, log_settings_of, read_log, read_titles
 
 SHOWN_EVENTS = 5
@@ -67,7 +67,8 @@ def main(config: RecRecommendSettings) -> None:
     the most popular items, and a line that says so.
     """
     run = RunDir.open(config.run, STAGES)
-    recommender = Recommender.load(run.path)
+    with naming_plugins_of(run):
+        recommender = Recommender.load(run.path)
     item_type = recommender.vocabulary.ids.type
     histories: Interactions | list[list[Any]]
     if config.items is not None:

@@ -22,7 +22,7 @@ from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, SCORE
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
-from pipelines.cli import Unfinished, logger, stage
+from pipelines.cli import Unfinished, logger, naming_plugins_of, stage
 from pipelines.corridor import (
     WHOLE,
     DataSettings,
@@ -199,7 +199,9 @@ def _named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
 def _score(run: RunDir, users: Validation) -> Score:
     """Return what scores the users by a run's model, which reads as much of a history as it did."""
     cut = replace(users, max_length=log_settings_of(run).sequences.max_length)
-    return model_score(load_item_model(run.model), cut, BatchSettings(token_budget=12800))
+    with naming_plugins_of(run):
+        model = load_item_model(run.model)
+    return model_score(model, cut, BatchSettings(token_budget=12800))
 
 
 def _examples(

@@ -309,7 +309,8 @@ def assert_one_clear_error(finished: Finished, *words: str) -> None:
 def test_a_classifier_without_its_plugin_is_one_clear_error(classifier, outside, tmp_path):
     outside.forget()
     files = ("--input", classifier.data, "--output", tmp_path / "out.jsonl")
-    assert_one_clear_error(run("nlp_predict", "--run", classifier.run, *files), "There is no")
+    finished = run("nlp_predict", "--run", classifier.run, *files)
+    assert_one_clear_error(finished, "There is no", f"trained with {WITH_PLUGIN}; give it here too")
     with pytest.raises(ConfigError, match="There is no .* Choose from"):
         Classifier.load(classifier.run)
     assert list(tmp_path.iterdir()) == []
@@ -352,7 +353,27 @@ def test_a_recommender_goes_on_to_the_next_item_with_the_same_parts(recommender,
 
 def test_a_recommender_without_its_plugin_is_one_clear_error(recommender, outside):
     outside.forget()
-    assert_one_clear_error(run("rec_recommend", "--run", recommender.run), "There is no")
+    advice = f"{recommender.run} was trained with {WITH_PLUGIN}; give it here too."
+    for command in ("rec_index", "rec_evaluate", "rec_recommend"):
+        finished = run(command, "--run", recommender.run)
+        assert_one_clear_error(finished, "There is no", advice)
+
+
+def test_a_pretrained_run_without_its_plugin_is_one_clear_error(recommender, outside, tmp_path):
+    outside.forget()
+    data = (f"--data.source={recommender.data}", *TINY)
+    finished = run(
+        "rec_finetune", "--run", tmp_path / "run", "--pretrained", recommender.run, *data
+    )
+    advice = f"{recommender.run} was trained with {WITH_PLUGIN}; give it here too."
+    assert_one_clear_error(finished, "There is no", advice)
+
+
+def test_plugins_are_named_only_where_a_part_is_unknown(recommender, outside, tmp_path):
+    outside.forget()
+    succeed("rec_index", "--run", recommender.run, WITH_PLUGIN)
+    finished = run("rec_recommend", "--run", recommender.run, WITH_PLUGIN, "--items=a", "--k=0")
+    assert finished.status in (1, 2) and "--plugins" not in finished.message
 
 
 # Options that are wrong

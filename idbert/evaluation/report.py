@@ -43,7 +43,8 @@ class ReportContent:
         curve: training curve, points with "epoch" and "loss" or "ndcg@10".
         settings: the resolved configuration; groups may be nested.
         facts: what was trained on what, by name, such as users, items and duration.
-        layer_weights: share of each hidden state in the fusion, by name, from the first layer up.
+        layer_weights: weight of each hidden state in the fusion, by name, from the first layer up;
+            of any sign and size.
         examples: some users' histories and recommendations.
     """
 
@@ -79,7 +80,7 @@ def report_html(content: ReportContent) -> str:
         settings=list(_flat(content.settings)),
         curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
         interval_svg=Markup(interval_chart(evaluations)) if evaluations else "",
-        heaviest=max(content.layer_weights.values(), default=1.0),
+        heaviest=max(map(abs, content.layer_weights.values()), default=0.0) or 1.0,
     )
 
 

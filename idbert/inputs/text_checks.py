@@ -15,7 +15,7 @@ def check_texts(texts: Sequence[str], *, allow_empty: bool = False) -> None:
     """Refuse what cannot be encoded, before a tokenizer sees it.
 
     Raises:
-        DataError: a row holds something else than a text, or an empty one.
+        DataError: a row holds something else than a text, half a character, or an empty text.
     """
     if isinstance(texts, str):
         raise DataError(f"texts are a list of texts, not one text. Give [{texts[:20]!r}].")
@@ -25,12 +25,27 @@ def check_texts(texts: Sequence[str], *, allow_empty: bool = False) -> None:
             f"{len(foreign)} of {len(texts)} rows hold no text: {_rows(foreign)} "
             f"(the first holds {texts[foreign[0]]!r})."
         )
+    broken = [row for row, text in enumerate(texts) if not is_unicode(text)]
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(texts)} texts hold half a character, a lone surrogate: "
+            f"{_rows(broken)}. Mend what made the texts, or leave these rows out."
+        )
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty and not allow_empty:
         raise DataError(
             f"{len(empty)} of {len(texts)} texts are empty: {_rows(empty)}. "
             "Leave these rows out, or give them a text."
         )
+
+
+def is_unicode(text: str) -> bool:
+    """Say whether a text can be written as UTF-8, which JSON's escapes do not ensure."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def count_unknown(

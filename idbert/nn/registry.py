@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from idbert.errors import ConfigError, suggestion
+from idbert.errors import ConfigError, UnknownPartError, suggestion
 
 T = TypeVar("T")
 
@@ -47,10 +47,10 @@ class Registry(Generic[T]):
         """Return the entry called `name`.
 
         Raises:
-            ConfigError: there is none; the text names the nearest and all.
+            UnknownPartError: there is none; the text names the nearest and all.
         """
         if name not in self._entries:
-            raise ConfigError(
+            raise UnknownPartError(
                 f"There is no {self.noun} '{name}'.{suggestion(name, self)} "
                 f"Choose from: {', '.join(self)}."
             )

@@ -19,11 +19,8 @@ def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str
     """
     if precision != "auto":
         return precision
-    return (
-        "bfloat16"
-        if hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type)
-        else ("float32")
-    )
+    pays = hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type)
+    return "bfloat16" if pays else "float32"
 
 
 def computes_bfloat16(device_type: str) -> bool:

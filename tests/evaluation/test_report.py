@@ -114,6 +114,19 @@ def test_the_page_shows_what_it_was_given(page: str) -> None:
     assert page.count('class="hit"') == 1 and page.count("Held out:") == 1
 
 
+def test_layer_weights_may_have_any_sign_and_size() -> None:
+    weights = {"layer 0": -2.0, "layer 1": 1.5, "layer 2": 0.0}
+    page = report_html(ReportContent("A run", layer_weights=weights))
+    assert re.findall(r'width: ([-.\d]+)%"></i><span>([-.\d]+)', page) == [
+        ("100.0", "-2.000"),
+        ("75.0", "1.500"),
+        ("0.0", "0.000"),
+    ]
+    assert 'width: 0.0%"></i><span>0.000' in report_html(
+        ReportContent("A run", layer_weights={"layer 0": 0.0})
+    )
+
+
 def test_the_same_content_gives_the_same_page(page: str) -> None:
     assert report_html(full_content()) == page
 

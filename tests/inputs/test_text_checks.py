@@ -42,6 +42,11 @@ def test_rows_that_hold_no_text_are_refused(value):
         check_texts.__wrapped__(["hello", value])  # past the checks of types
 
 
+def test_half_a_character_is_named_by_its_row():
+    with pytest.raises(DataError, match="1 of 2 texts hold half a character.*: row 1"):
+        encode_texts(["hello", "hell\ud83d"], bert())
+
+
 def test_one_text_instead_of_a_list_is_refused():
     with pytest.raises(DataError, match=r"not one text. Give \['hello'\]"):
         encode_texts("hello", bert())

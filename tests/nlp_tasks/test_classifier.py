@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -180,10 +181,38 @@ def test_templates_are_dropped_before_a_text_is_read(bert):
     assert (dropping.decide(["w1 w2. good w3"])[1] == plain.decide(["good w3"])[1]).all()
 
 
+@pytest.mark.parametrize("templates", [(), ("w1 w2.",)])
+def test_what_is_no_list_of_texts_is_refused_with_and_without_templates(bert, templates):
+    reading = classifier(bert, templates=Templates(frozenset(templates)))
+    with pytest.raises(DataError, match=r"not one text. Give \['good'\]"):
+        reading.predict("good")
+    with pytest.raises(DataError, match="hold half a character, a lone surrogate: row 1"):
+        reading.predict(["good", "\ud83d"])
+
+
+@pytest.mark.parametrize("truncation", ["head", "key_sentences"])
+def test_a_column_of_a_table_is_read_in_its_order_whatever_its_index(bert, truncation):
+    long = pd.Series(["good w1. " + "w2 w3. " * 9, "bad w3. " + "w1 w2. " * 9, "odd", "жжж"])
+    shuffled = long.sample(frac=1, random_state=1)
+    reading = classifier(bert, text=TextSettings(12, truncation))
+    wanted = reading.predict_proba(shuffled.tolist())
+    assert (reading.predict_proba(shuffled) == wanted).all()
+    pairs = classifier(bert, text=TextSettings(12, truncation), is_pair=True)
+    wanted = pairs.predict_proba(shuffled.tolist(), long.tolist())
+    assert (pairs.predict_proba(shuffled, long) == wanted).all()
+
+
 def test_labels_and_model_must_fit(bert):
     reader = TextReader(open_tokenizer(bert), TextSettings(max_length=16))
     with pytest.raises(CheckpointError, match="3 outputs and there are 2 labels"):
         Classifier(models(bert, "single", 1), reader, LabelMap("single", ("a", "b")))
+
+
+@pytest.mark.parametrize("device", ["gpu", "xpu:7"])
+def test_a_device_that_is_not_there_is_refused(bert, device):
+    reader = TextReader(open_tokenizer(bert), TextSettings(max_length=16))
+    with pytest.raises(ConfigError, match=f"device is '{device}', which cannot be used here"):
+        Classifier(models(bert, "single", 1), reader, LABELS["single"], device=device)
 
 
 def test_only_a_finished_run_of_nlp_cls_is_opened(tmp_path):

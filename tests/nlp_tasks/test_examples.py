@@ -114,6 +114,7 @@ def test_half_a_character_is_named_by_its_line(tmp_path: Path):
         ([0.0, 1.0, 2.0], "single"),
         ([3.5, 4.0] * 30, "single"),
         (list(range(100)), "single"),
+        ([10**400, 1], "single"),
         ([0.5 * number for number in range(100)], "number"),
         ([str(0.5 * number) for number in range(100)], "number"),
         ([0.5, 1.25, 2.0, 0.5], "number"),

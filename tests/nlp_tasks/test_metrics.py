@@ -98,6 +98,17 @@ def test_several_labels_by_hand():
     )
 
 
+def test_a_label_that_stands_alone_is_measured_where_it_occurs():
+    targets, decisions = np.float32([[1], [0], [0], [0], [1]]), np.array([[1], [0], [0], [1], [1]])
+    labels = LabelMap("multi", ("spam",))
+    predictions = Predictions(labels, targets, decisions > 0, decisions.astype(np.float32))
+    figures = {"precision": 2 / 3, "recall": 1, "f1": 0.8, "support": 2, "predicted": 3}
+    assert per_class(predictions) == {"spam": pytest.approx(figures)}
+    metrics = classification_metrics(predictions)
+    assert metrics["macro_f1"] == metrics["micro_f1"] == pytest.approx(0.8)
+    assert metrics["subset_accuracy"] == pytest.approx(0.8)
+
+
 def test_mean_average_precision_by_hand():
     targets = np.array([[1], [0], [1]], dtype=np.float32)
     scores = np.array([[0.9], [0.8], [0.7]])

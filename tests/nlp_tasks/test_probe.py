@@ -16,6 +16,7 @@ from idbert.nn.heads import HeadSettings
 from idbert.nn.pooling import PoolingSettings
 from idbert.nn.structure import StructureSettings
 from nlp_tasks.cls import probe
+from nlp_tasks.cls.config import ClassifierLossSettings
 from nlp_tasks.cls.model import TextClassifier
 from nlp_tasks.cls.prediction import text_logits
 from nlp_tasks.cls.probe import start_from_probe, uses_probe
@@ -123,6 +124,15 @@ def test_a_head_above_something_untrained_starts_at_random(bert, settings, words
     model = build(bert, **settings)
     assert not uses_probe(model, "auto")
     with pytest.raises(ConfigError, match=f"head_start='probe' cannot act.*{words}"):
+        uses_probe(model, "probe")
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_untrained_too(bert):
+    twice_as_wide = StructureSettings(fusion=FusionSettings("mean_max"))
+    settings = {"structure": twice_as_wide, "loss": ClassifierLossSettings(auxiliary=True)}
+    model = build(bert, pooling=PoolingSettings("pooler"), **settings)
+    assert not uses_probe(model, "auto")
+    with pytest.raises(ConfigError, match="untrained pooling 'pooler' stands below the head"):
         uses_probe(model, "probe")
 
 

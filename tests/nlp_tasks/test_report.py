@@ -223,6 +223,11 @@ def test_the_curve_names_the_best_epoch_of_a_metric_and_the_smallest_error():
     assert "Mean squared error, best 1.5000 at epoch 2" in curve_chart(CURVE, "mse")
 
 
+def test_a_training_that_is_judged_by_the_loss_shows_that_of_the_validation_rows():
+    curve = [{"epoch": 1.0, "loss": 0.1, "validation_loss": 0.7}, {"epoch": 2.0, "loss": 0.05}]
+    assert "Loss, best 0.7000 at epoch 1" in curve_chart(curve, "loss")
+
+
 def test_a_curve_without_validation_says_so():
     assert "not recorded" in curve_chart(CURVE[:1], "accuracy")
 

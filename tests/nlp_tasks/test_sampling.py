@@ -100,6 +100,11 @@ def test_ratios_that_cannot_be_or_act_are_refused():
         SamplingSettings(ratio=2)
 
 
+def test_a_method_that_is_misspelt_is_refused():
+    with pytest.raises(ConfigError, match="no sampling method 'under'. Choose from: none, down"):
+        SamplingSettings("under")
+
+
 def test_every_sampling_setting_acts():
     changes = {"method": ("over", 1), "ratio": ("down", 2)}
     assert set(changes) == {field.name for field in dataclasses.fields(SamplingSettings)}

@@ -453,7 +453,7 @@ def test_tener_is_its_formula(is_causal):
         read = torch.zeros_like(row)
         for head in range(2):
             part = slice(head * width, (head + 1) * width)
-            u, v = attention.key_bias[head], attention.distance_bias[head]
+            u, v = attention.key_bias[part], attention.distance_bias[part]
             for t in range(length):
                 keys = range(t + 1 if is_causal else length)
                 scores = []
@@ -468,6 +468,12 @@ def test_tener_is_its_formula(is_causal):
                     read[t, part] += share * value[j, part]
         expected = rest_of_layer(layer, row, attention.output(read))
         torch.testing.assert_close(output[number, :length], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_bias_is_a_vector_so_that_it_does_not_decay(name):
+    biases = {n: p for n, p in block(name).named_parameters() if "bias" in n}
+    assert biases and {n for n, p in biases.items() if p.ndim > 1} == set()
 
 
 @torch.no_grad()

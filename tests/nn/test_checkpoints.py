@@ -294,6 +294,19 @@ def test_half_a_file_is_refused(tmp_path, name):
         Encoder.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_half_a_file_of_torchs_first_format_is_refused(tmp_path, share):
+    bert_folder(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    tensors = load_file(tmp_path / "model.safetensors")
+    torch.save(tensors, file, _use_new_zipfile_serialization=False)
+    (tmp_path / "model.safetensors").unlink()
+    Encoder.from_pretrained(tmp_path)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin cannot be read: .+ Copy it anew"):
+        Encoder.from_pretrained(tmp_path)
+
+
 class Unsafe:
     def __reduce__(self):
         return os.mkdir, ("written-by-a-pickle",)

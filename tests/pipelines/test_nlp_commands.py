@@ -137,6 +137,12 @@ def test_several_labels_are_learned(folder, tmp_path):
         )
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     wanted = Classifier.load(tmp_path / "run").predict([row["text"] for row in rows])
+    assert not all(wanted["prediction"])  # a chunk of one row may have no label at all
+    one_by_one = ("--output", tmp_path / "one.jsonl", "--chunk_rows=1")
+    given = ("--run", tmp_path / "run", "--input", tmp_path / "dev.jsonl")
+    succeed("nlp_predict", *given, *one_by_one)
+    by_one = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in by_one] == wanted["prediction"].tolist()
     assert [row["prediction"] for row in rows] == wanted["prediction"].tolist()
     in_csv = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     assert in_csv["prediction"].tolist() == ["|".join(p) for p in wanted["prediction"]]
@@ -328,3 +334,17 @@ def test_parts_of_another_input_are_made_anew(folder, tmp_path, monkeypatch):
     assert "parts of other predictions; they are made anew" in again.err
     table = pd.read_csv(tmp_path / "out.csv")
     assert table["prediction"].tolist() == texts(60, seed=3)["label"].tolist()
+
+
+def test_parts_that_read_other_columns_are_made_anew(folder, tmp_path, monkeypatch):
+    table = texts(60, seed=2).assign(other=texts(60, seed=3)["text"])
+    write(table, tmp_path / "in.jsonl")
+    settings = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.csv")
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.nlp_output.write_predictions", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("nlp_predict", "--run", folder / "run", *settings)
+    again = succeed("nlp_predict", "--run", folder / "run", *settings, "--text_columns=[other]")
+    assert "parts of other predictions; they are made anew" in again.err
+    predicted = pd.read_csv(tmp_path / "out.csv")["prediction"]
+    assert predicted.tolist() == texts(60, seed=3)["label"].tolist()

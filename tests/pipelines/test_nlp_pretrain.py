@@ -373,6 +373,8 @@ def test_what_is_held_out_is_never_trained_on_and_depends_on_the_seed_alone():
     assert not set(parts.train) & set(parts.dev) and len(set(parts.dev)) == 10
     assert hold_out(documents, 0.2, seed=0).dev == parts.dev != hold_out(documents, 0.2, seed=1).dev
     assert len(hold_out(documents, 0.001, seed=0, least=2).dev) >= 2
+    with pytest.raises(DataError, match="of 3 different texts, 3 cannot be held out"):
+        hold_out(["one", "two", "three"], 0.9, seed=0)
 
 
 def test_each_setting_of_the_vocabulary_acts():

@@ -62,8 +62,9 @@ class DirectedAttention(nn.Module):
         self.num_heads = num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
-        self.key_bias = nn.Parameter(torch.zeros(num_heads, head_width))
-        self.distance_bias = nn.Parameter(torch.zeros(num_heads, head_width))
+        # Those of all heads in one vector, since matrices decay and biases must not.
+        self.key_bias = nn.Parameter(torch.zeros(width))
+        self.distance_bias = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(width, width)
 
@@ -75,8 +76,11 @@ class DirectedAttention(nn.Module):
         value_BHLW = split_heads(self.value(hidden_BLD), self.num_heads)
         key_BHLW = split_heads(hidden_BLD, self.num_heads)
         distances = distance_table(hidden_BLD.shape[1], query_BHLW.shape[-1], hidden_BLD.device)
-        by_distance = (query_BHLW + self.distance_bias[:, None]) @ distances.to(query_BHLW).T
-        scores_BHLL = (query_BHLW + self.key_bias[:, None]) @ key_BHLW.transpose(-1, -2)
+        key_bias, distance_bias = (
+            bias.view(self.num_heads, 1, -1) for bias in (self.key_bias, self.distance_bias)
+        )
+        by_distance = (query_BHLW + distance_bias) @ distances.to(query_BHLW).T
+        scores_BHLL = (query_BHLW + key_bias) @ key_BHLW.transpose(-1, -2)
         scores_BHLL = scores_BHLL + distances_to_keys(by_distance)
         if visible_BLL is not None:
             scores_BHLL = scores_BHLL.masked_fill(~visible_BLL[:, None], -torch.inf)

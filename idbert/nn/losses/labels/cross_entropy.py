@@ -14,11 +14,12 @@ from idbert.nn.parts import NoOptions
 
 @LABEL_LOSSES.register("cross_entropy")
 class CrossEntropy(SingleLabelLoss):
-    """-w_y * log softmax(logits)_y, the target y smoothed if asked for.
+    """-sum_c w_c t_c log softmax(logits)_c, with the target t smoothed if asked for.
 
-    With smoothing s the target is (1 - s) at y plus s / C everywhere. A row's loss is multiplied
-    by the weight of its class, and the mean is over rows: torch's CrossEntropyLoss divides by the
-    sum of the rows' weights instead, so that a batch of one row would not feel its weight at all.
+    t is 1 at the row's label y, so that the loss is -w_y log softmax(logits)_y; with smoothing s
+    it is 1 - s at y plus s / C everywhere. The mean is over rows: torch's CrossEntropyLoss divides
+    by the sum of the rows' weights instead, so that a batch of one row would not feel its weight
+    at all.
 
     Source: Szegedy et al. 2016, section 7, for the smoothing.
 
