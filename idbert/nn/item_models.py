@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, Integer
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
@@ -22,7 +21,7 @@ from idbert.nn.backbone import check_same_architecture
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings
-from idbert.nn.progress_bars import without_progress_bars
+from idbert.nn.saved_models import open_saved
 from idbert.nn.tied_scores import TiedScoresModel
 
 Batch = dict[str, Tensor]
@@ -260,16 +259,4 @@ def load_item_model(folder: str | Path) -> ItemModel:
             f"{folder} holds a model of class {name}, not one of {', '.join(ITEM_MODELS)}. "
             "Encoders are opened with Encoder.from_pretrained."
         )
-    try:
-        with without_progress_bars():
-            opened: Any = ITEM_MODELS[name].from_pretrained(folder, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"The weights in {folder} cannot be read: {error}") from error
-    model: ItemModel = opened[0]
-    wrong = sorted(opened[1]["missing_keys"]) + sorted(opened[1]["unexpected_keys"])
-    if wrong:
-        raise CheckpointError(
-            f"The weights in {folder} do not fit its config.json: {len(wrong)} are missing or too "
-            f"many, such as {', '.join(wrong[:5])}. Copy the folder again."
-        )
-    return model
+    return open_saved(ITEM_MODELS[name], folder)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64, Shaped
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils.generic import ModelOutput
@@ -17,7 +16,7 @@ from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import EncoderConfig, plain_options
 from idbert.nn.losses.catalogue import LossSettings
-from idbert.nn.progress_bars import without_progress_bars
+from idbert.nn.saved_models import open_saved
 from idbert.nn.structure import StructureSettings
 from idbert.nn.tied_scores import IGNORED, TiedScoresModel
 from idbert.nn.word_config import SEGMENTS, WordConfig, WordEncoderSettings
@@ -225,19 +224,7 @@ def load_word_model(folder: str | Path) -> MaskedWordModel:
     Raises:
         CheckpointError: the weights cannot be read, or are not those of the config.
     """
-    try:
-        with without_progress_bars():
-            opened: Any = MaskedWordModel.from_pretrained(folder, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"The weights in {folder} cannot be read: {error}") from error
-    model: MaskedWordModel = opened[0]
-    wrong = sorted(opened[1]["missing_keys"]) + sorted(opened[1]["unexpected_keys"])
-    if wrong:
-        raise CheckpointError(
-            f"The weights in {folder} do not fit its config.json: {len(wrong)} are missing or too "
-            f"many, such as {', '.join(wrong[:5])}. Copy the folder again."
-        )
-    return model
+    return open_saved(MaskedWordModel, Path(folder))
 
 
 def _config_of(

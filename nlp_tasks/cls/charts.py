@@ -36,14 +36,15 @@ def curve_chart(curve: Sequence[Mapping[str, float]], metric: str) -> str:
 
     Args:
         curve: points with "epoch" and "loss" or the metric; a point may hold both.
-        metric: the validation metric, by its name in the points.
+        metric: the validation metric, by its name in the points; "loss" is "validation_loss" there.
     """
+    key = "validation_loss" if metric == "loss" else metric
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
         loss_axes, metric_axes = figure.subplots(1, 2)
         _line(loss_axes, curve, "loss", "Training loss")
         title = f"{metric_name(metric)} of the validation rows"
-        epochs, values = _line(metric_axes, curve, metric, title, "o")
+        epochs, values = _line(metric_axes, curve, key, title, "o")
         if values:
             choose = min if metric in SMALLER_IS_BETTER else max
             best = choose(range(len(values)), key=values.__getitem__)

@@ -36,6 +36,10 @@ class Classifier:
         labels: What the outputs stand for.
         device: auto (the GPU where there is one), or torch's name of a device.
         token_budget: Positions of a batch, padding included.
+
+    Raises:
+        CheckpointError: models and labels do not belong together.
+        ConfigError: there is no such device here.
     """
 
     def __init__(
@@ -53,9 +57,7 @@ class Classifier:
                     f"The model has {model.config.num_outputs} outputs and there are "
                     f"{labels.num_outputs} labels. Copy the run's folder again."
                 )
-        if device == "auto":
-            accelerator = torch.accelerator.current_accelerator(check_available=True)
-            device = "cpu" if accelerator is None else accelerator.type
+        device = _usable(device)
         self.models = [model.to(device).eval() for model in models]
         self.reader, self.labels = reader, labels
         self._token_budget = token_budget
@@ -73,6 +75,7 @@ class Classifier:
 
         Raises:
             CheckpointError: the folder is no finished run of nlp_cls, or a file is damaged.
+            ConfigError: there is no such device here.
         """
         opened = RunDir.open(run, [STAGE])
         return cls(
@@ -184,3 +187,18 @@ def model_folders(run: Path) -> list[Path]:
     if not folds:
         raise CheckpointError(f"{run} holds no model. Copy the run's folder again.")
     return folds
+
+
+def _usable(device: str) -> str:
+    """Return torch's name of a device that is there."""
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return "cpu" if accelerator is None else accelerator.type
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device is '{device}', which cannot be used here ({reason}). Choose auto or cpu."
+        ) from error
+    return device

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Int64, Integer, Shaped
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.text_checks import is_unicode
 from nlp_tasks.cls.labels import Kind, LabelMap, labels_of, targets_of
 from nlp_tasks.tables import TextTable, read_table, show
 
@@ -190,7 +191,7 @@ def _text_column(table: TextTable, name: str) -> list[str]:
             f"({table.where(wrong)}). Name a column of texts with text_columns."
         )
     texts = ["" if _is_missing(cell) else str(cell) for cell in cells]
-    broken = [row for row, text in enumerate(texts) if not _is_unicode(text)]
+    broken = [row for row, text in enumerate(texts) if not is_unicode(text)]
     if broken:
         raise DataError(
             f"{table.source}: column '{name}' holds half a character, a lone surrogate "
@@ -201,15 +202,6 @@ def _text_column(table: TextTable, name: str) -> list[str]:
 
 def _is_missing(cell: Any) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _is_unicode(text: str) -> bool:
-    """Say whether a text can be written as UTF-8, which JSON's escapes do not ensure."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _label_column(table: TextTable, settings: ExampleSettings) -> str:

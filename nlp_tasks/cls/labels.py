@@ -194,7 +194,7 @@ def _as_number(cell: Any) -> float | None:
         return None
     try:
         value = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of a whole number beyond all floats
         return None
     return value if math.isfinite(value) else None
 

@@ -99,7 +99,7 @@ def classification_metrics(predictions: Predictions) -> dict[str, float]:
     if several:
         targets = targets.astype(np.int64)
         decisions = decisions.astype(np.int64)
-    classes = list(range(predictions.labels.num_outputs))
+    classes = _sklearn_classes(predictions)
     figures = {
         "subset_accuracy" if several else "accuracy": accuracy_score(targets, decisions),
         "macro_f1": _f1(targets, decisions, classes, "macro"),
@@ -122,7 +122,7 @@ def per_class(predictions: Predictions) -> dict[str, dict[str, float]]:
     targets, decisions = class_arrays(predictions)
     num_classes = predictions.labels.num_outputs
     figures = precision_recall_fscore_support(
-        targets, decisions, labels=list(range(num_classes)), average=None, zero_division=0
+        targets, decisions, labels=_sklearn_classes(predictions), average=None, zero_division=0
     )
     predicted = decisions.sum(axis=0) if decisions.ndim == 2 else _counts(decisions, num_classes)
     names = ("precision", "recall", "f1")
@@ -164,6 +164,16 @@ def evaluation_of(predictions: Predictions) -> dict[str, Any]:
     if kind == "single":
         value["confusion"] = confusion(predictions).tolist()
     return value
+
+
+def _sklearn_classes(predictions: Predictions) -> list[int]:
+    """Return the classes by scikit-learn's numbers.
+
+    These are ours, but a single column of ones and zeros is to it a column of classes 1 and 0.
+    """
+    num_classes = predictions.labels.num_outputs
+    is_one_column = predictions.labels.kind == "multi" and num_classes == 1
+    return [1] if is_one_column else list(range(num_classes))
 
 
 def _f1(targets: np.ndarray, decisions: np.ndarray, classes: list[int], average: str) -> float:

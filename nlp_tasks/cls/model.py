@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils.generic import ModelOutput
@@ -24,7 +23,7 @@ from idbert.nn.encoder_config import plain_options
 from idbert.nn.heads import HeadSettings, build_head
 from idbert.nn.losses.labels import LabelKind, LabelLossSettings, build_label_loss
 from idbert.nn.pooling import PoolingSettings, build_pooling
-from idbert.nn.progress_bars import without_progress_bars
+from idbert.nn.saved_models import open_saved
 from idbert.nn.structure import StructureSettings
 from nlp_tasks.cls.additions import AuxiliaryHead, symmetric_divergence
 from nlp_tasks.cls.config import ClassifierConfig, ClassifierLossSettings
@@ -70,6 +69,7 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         super().__init__(config)
         self.backbone = Backbone(config)
         self.pooling = build_pooling(config.pooling, self.backbone.width, config.pooling_options)
+        self.has_pretrained_pooler = False
         self.head = build_head(
             HeadSettings(
                 config.head,
@@ -158,6 +158,7 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         for pooling in [self.pooling, *auxiliary]:
             if _shapes(pooling.state_dict()) == _shapes(pooler):
                 pooling.load_state_dict(pooler)
+                self.has_pretrained_pooler |= pooling is self.pooling
             else:
                 logger.info("the checkpoint has no such pooler; it is trained from nothing")
 
@@ -285,19 +286,7 @@ def load_text_classifier(folder: str | Path) -> TextClassifier:
             f"{folder} holds a model of type '{model_type}', not a text classifier. Give the "
             "folder of a finished run of nlp_cls."
         )
-    try:
-        with without_progress_bars():
-            opened: Any = TextClassifier.from_pretrained(folder, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"The weights in {folder} cannot be read: {error}") from error
-    model: TextClassifier = opened[0]
-    wrong = sorted(opened[1]["missing_keys"]) + sorted(opened[1]["unexpected_keys"])
-    if wrong:
-        raise CheckpointError(
-            f"The weights in {folder} do not fit its config.json: {len(wrong)} are missing or too "
-            f"many, such as {', '.join(wrong[:5])}. Copy the folder again."
-        )
-    return model
+    return open_saved(TextClassifier, folder)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

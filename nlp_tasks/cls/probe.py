@@ -103,7 +103,7 @@ def _obstacle(model: TextClassifier) -> str | None:
         return f"the untrained block '{config.block}' stands below the head"
     if config.fusion_width is not None:
         return "an untrained projection (fusion.width) stands below the head"
-    if any(True for _ in model.pooling.parameters()) and config.pooling != "pooler":
+    if any(True for _ in model.pooling.parameters()) and not model.has_pretrained_pooler:
         return f"the untrained pooling '{config.pooling}' stands below the head"
     return None
 

@@ -12,6 +12,7 @@ from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.files import written_aside
 from idbert.inputs.templates import Templates
 from idbert.inputs.text import EncodedTexts, TextSettings, encode_texts
+from idbert.inputs.text_checks import check_texts
 from idbert.inputs.tokenizers import open_tokenizer
 from nlp_tasks.cls.examples import Examples
 
@@ -70,9 +71,14 @@ class TextReader:
             raise DataError("This classifier reads pairs of texts. Give the second texts as pairs.")
         if not self.is_pair and pairs is not None:
             raise DataError("This classifier reads single texts, not pairs. Leave pairs out.")
+        texts = _as_list(texts)
+        pairs = None if pairs is None else _as_list(pairs)
         if self.templates.sentences:
+            check_texts(texts, allow_empty=True)
             texts = self.templates.drop(texts)
-            pairs = None if pairs is None else self.templates.drop(pairs)
+            if pairs is not None:
+                check_texts(pairs, allow_empty=True)
+                pairs = self.templates.drop(pairs)
         return encode_texts(
             texts,
             self.tokenizer,
@@ -120,3 +126,11 @@ class TextReader:
             raise CheckpointError(
                 f"{file} does not say how texts are read: {error}. Copy the run again."
             ) from error
+
+
+def _as_list(texts: Sequence[str]) -> Sequence[str]:
+    """Return texts by their places: a column of a DataFrame is read by labels, in any order.
+
+    One text alone is left for the checks to refuse.
+    """
+    return texts if isinstance(texts, str) else list(texts)

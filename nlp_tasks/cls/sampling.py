@@ -30,6 +30,10 @@ class SamplingSettings:
     """How many times as many examples the most frequent class may have as the rarest."""
 
     def __post_init__(self) -> None:
+        if self.method not in ("none", "down", "over"):
+            raise ConfigError(
+                f"There is no sampling method '{self.method}'. Choose from: none, down, over."
+            )
         if not 1 <= self.ratio < float("inf"):
             raise ConfigError(f"ratio is {self.ratio}; give 1 (all classes alike) or more.")
         if self.method == "none" and self.ratio != 1:

@@ -126,11 +126,11 @@ def hold_out(documents: Sequence[str], share: float, *, seed: int, least: int = 
         least: so many are held out at least.
 
     Raises:
-        DataError: fewer would remain to train on than are held out.
+        DataError: fewer than `least` would remain to train on.
     """
     different = list(dict.fromkeys(documents))
     count = max(least, round(share * len(different)))
-    if len(different) < 2 * least:
+    if len(different) - count < least:
         raise DataError(
             f"of {len(different)} different texts, {count} cannot be held out. Give more texts, or "
             "data.dev, or set data.dev_share to 0."
