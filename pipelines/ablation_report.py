@@ -1,15 +1,14 @@
 """The result of a study: tables and charts as markdown, csv and one html page."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from scipy import stats
 
+from idbert.evaluation.page import render_page
 from idbert.files import written_aside
 from idbert.training.metric import is_smaller_better
 from pipelines.ablation_charts import curve_panels, difference_chart
@@ -135,12 +134,10 @@ def write_results(
     }
     with written_aside(folder / "study.md") as aside:
         aside.write_text(_markdown(content), encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("pipelines").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
-        content,
+    page = render_page(
+        "pipelines",
+        TEMPLATE,
+        **content,
         note=INTERVAL_NOTE,
         metric=metric,
         curve_svg=Markup(curve_panels(curves, panels_of(study, variants), metric)),

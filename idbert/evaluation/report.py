@@ -1,15 +1,14 @@
 """The report of a run: one HTML file that holds everything it shows and opens offline."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from idbert.evaluation.charts import curve_chart, interval_chart
 from idbert.evaluation.evaluate import HEADLINE, Evaluation, comparison_table, label
+from idbert.evaluation.page import render_page
 
 TEMPLATE = "report.html"
 Estimate = tuple[float, float, float]
@@ -65,22 +64,21 @@ def report_html(content: ReportContent) -> str:
     Raises:
         DataError: the evaluations were not made by the same protocol.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("idbert.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
     evaluations = content.evaluations
-    return environment.from_string(source).render(
+    return render_page(
+        "idbert.evaluation",
+        TEMPLATE,
+        title=content.title,
+        settings=content.settings,
+        layer_weights=content.layer_weights,
         content=content,
         label=label,
         headline=HEADLINE,
         main=next(iter(evaluations.values()), None),
         metric_rows=_metric_rows(evaluations),
         comparison=_comparison(evaluations),
-        settings=list(_flat(content.settings)),
         curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
         interval_svg=Markup(interval_chart(evaluations)) if evaluations else "",
-        heaviest=max(map(abs, content.layer_weights.values()), default=0.0) or 1.0,
     )
 
 
@@ -109,12 +107,3 @@ def _metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, list[
     first = next(iter(evaluations.values()), None)
     names = first.metrics if first else ()
     return [(label(name), [e.metrics[name] for e in evaluations.values()]) for name in names]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings with dotted names: {"model": {"norm": "pre"}} is model.norm, pre."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", "–" if value is None else str(value)

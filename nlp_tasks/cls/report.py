@@ -1,15 +1,14 @@
 """The report of a classification run: one HTML file that holds everything and opens offline."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from idbert.evaluation.page import render_page
 from nlp_tasks.cls.charts import SMALLER_IS_BETTER, curve_chart, metric_name, scatter_chart
 from nlp_tasks.cls.examples import Examples
 from nlp_tasks.cls.metrics import (
@@ -106,15 +105,16 @@ def classification_report_html(content: ReportContent) -> str:
 
     Whatever comes from the data (texts, labels, settings) is escaped.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("nlp_tasks.cls").joinpath(TEMPLATE).read_text(encoding="utf-8")
     main = next(iter(content.evaluations.values()), None)
     kind = main.labels.kind if main else None
     metric = content.metric or (DEFAULT_METRIC[kind] if kind else "accuracy")
     is_single = kind == "single"
-    return environment.from_string(source).render(
+    return render_page(
+        "nlp_tasks.cls",
+        TEMPLATE,
+        title=content.title,
+        settings=content.settings,
+        layer_weights=content.layer_weights,
         content=content,
         kind=kind,
         metric_name=metric_name,
@@ -131,8 +131,6 @@ def classification_report_html(content: ReportContent) -> str:
         scatter_svg=_scatter(main) if main and kind == "number" else "",
         curve_svg=Markup(curve_chart(content.curve, metric)) if content.curve else "",
         curve_metric=metric_name(metric),
-        settings=list(_flat(content.settings)),
-        heaviest=max(content.layer_weights.values(), default=1.0),
         cut=_cut,
     )
 
@@ -222,13 +220,3 @@ def _scatter(predictions: Predictions) -> Markup:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings with dotted names: {"model": {"norm": "pre"}} is model.norm, pre."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            empty = value is None or value in ({}, [], ())
-            yield f"{prefix}{name}", "–" if empty else str(value)

@@ -1,17 +1,16 @@
 """The report of a pretraining: one HTML file that holds everything and opens offline."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from idbert.evaluation.charts import ACCENT, QUIET, STYLE, WIDTH_IN, svg
+from idbert.evaluation.page import render_page
 from nlp_tasks.pretrain.validation import Piece
 
 TEMPLATE = "report.html"
@@ -52,11 +51,11 @@ def pretrain_report_html(content: PretrainContent) -> str:
 
     Whatever comes from the texts or the settings is escaped.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("nlp_tasks.pretrain").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return render_page(
+        "nlp_tasks.pretrain",
+        TEMPLATE,
+        title=content.title,
+        settings=content.settings,
         content=content,
         metrics=[
             (METRIC_NAMES[name], _shown(name, content.metrics[name]))
@@ -64,7 +63,6 @@ def pretrain_report_html(content: PretrainContent) -> str:
             if name in content.metrics
         ],
         curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
-        settings=list(_flat(content.settings)),
     )
 
 
@@ -105,13 +103,3 @@ def _lines(
 
 def _shown(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings with dotted names: {"model": {"norm": "pre"}} is model.norm, pre."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            empty = value is None or value in ({}, [], ())
-            yield f"{prefix}{name}", "–" if empty else str(value)
