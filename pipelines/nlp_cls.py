@@ -15,7 +15,6 @@ from idbert.run_dir import RunDir
 from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_planned_trainer
 from nlp_tasks.cls.config import ClassifierLossSettings, PretrainedSettings
-from nlp_tasks.cls.encoders import open_text_encoder
 from nlp_tasks.cls.model import TextClassifier
 from nlp_tasks.cls.parts import ClassificationData, read_parts
 from nlp_tasks.cls.probe import HeadStart, start_from_probe, uses_probe
@@ -23,7 +22,7 @@ from nlp_tasks.cls.sampling import SamplingSettings, sample_rows
 from nlp_tasks.cls.validation import metrics_of, validation_of
 from pipelines.cli import run_command, stage
 from pipelines.corridor import RunFolder, as_dict
-from pipelines.nlp_corridor import open_reader, pretrained_folders
+from pipelines.nlp_corridor import open_pretrained, open_reader
 from pipelines.nlp_reporting import finish_run, report_once, save_fold
 from pipelines.reporting import is_trained
 
@@ -83,8 +82,7 @@ def main(config: NlpClsSettings) -> None:
         return
     with stage("read the texts and the model"):
         parts = read_parts(config.data)
-        weights, tokenizer = pretrained_folders(config.model)
-        encoder = open_text_encoder(weights, config.encoder)
+        encoder, tokenizer = open_pretrained(config.model, config.encoder)
         reader = open_reader(tokenizer, encoder, config.text, config.templates, parts)
     for fold in parts.folds:
         torch.manual_seed(config.training.seed)

@@ -1,5 +1,6 @@
 """What the commands on texts share: pretrained folders, how texts are read, a run's settings."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from idbert.errors import CheckpointError, ConfigError
@@ -8,9 +9,11 @@ from idbert.inputs.text import TextSettings
 from idbert.inputs.tokenizers import open_tokenizer
 from idbert.nn.encoder import Encoder
 from idbert.run_dir import MARKER, RunDir
+from nlp_tasks.cls.config import PretrainedSettings
+from nlp_tasks.cls.encoders import open_text_encoder
 from nlp_tasks.cls.parts import ClassificationData, Parts
 from nlp_tasks.cls.reading import TOKENIZER_FOLDER, TextReader
-from pipelines.cli import settings_from
+from pipelines.cli import naming_plugins_of, settings_from
 from pipelines.corridor import STAGES
 
 TEXT_STAGES = ("nlp_pretrain", "nlp_cls")
@@ -37,6 +40,23 @@ def pretrained_folders(model: str) -> tuple[str | Path, str | Path]:
     run = RunDir.open(model, TEXT_STAGES)
     weights = run.model if run.model.is_dir() else run.path / "model-1"
     return weights, run.path / TOKENIZER_FOLDER
+
+
+def open_pretrained(model: str, change: PretrainedSettings) -> tuple[Encoder, str | Path]:
+    """Open a pretrained encoder, and return where its tokenizer lies.
+
+    Args:
+        model: a folder, a run's folder, or a name on the Hugging Face hub.
+        change: what is changed about the encoder.
+
+    Raises:
+        CheckpointError: there is no such model, or it is one of item ids.
+        ConfigError: a part of it is not registered, or a change cannot act.
+    """
+    weights, tokenizer = pretrained_folders(model)
+    is_run = (Path(model) / MARKER).is_file()
+    with naming_plugins_of(RunDir(Path(model))) if is_run else nullcontext():
+        return open_text_encoder(weights, change), tokenizer
 
 
 def open_reader(

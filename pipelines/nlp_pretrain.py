@@ -20,7 +20,6 @@ from idbert.training.arguments import TrainingSettings
 from idbert.training.planned_trainer import PlannedTrainer
 from idbert.training.trainer import build_planned_trainer
 from nlp_tasks.cls.config import PretrainedSettings
-from nlp_tasks.cls.encoders import open_text_encoder
 from nlp_tasks.cls.reading import TOKENIZER_FOLDER
 from nlp_tasks.pretrain.corpus import Corpus, CorpusSettings, read_corpus
 from nlp_tasks.pretrain.masked_data import WordData, masked_data
@@ -34,7 +33,7 @@ from nlp_tasks.pretrain.validation import (
 from nlp_tasks.pretrain.vocabulary import VocabularySettings
 from pipelines.cli import Unfinished, logger, run_command, stage
 from pipelines.corridor import RunFolder, as_dict
-from pipelines.nlp_corridor import pretrained_folders
+from pipelines.nlp_corridor import open_pretrained, pretrained_folders
 from pipelines.reporting import is_trained
 
 
@@ -148,10 +147,9 @@ def open_model(
             loss=config.loss,
         )
     else:
-        weights, folder = pretrained_folders(config.model)
-        encoder = open_text_encoder(weights, config.encoder)
+        encoder, folder = open_pretrained(config.model, config.encoder)
         tokenizer = open_tokenizer(folder, vocab_size=encoder.config.vocab_size)
-        heads = read_word_heads(weights)
+        heads = read_word_heads(pretrained_folders(config.model)[0])
         model = MaskedWordModel.continue_from(
             encoder, heads, next_sentence=config.next_sentence, loss=config.loss
         )

@@ -181,13 +181,15 @@ def _report(
 
 def _facts(classifier: Classifier, parts: Parts) -> dict[str, str]:
     parameters = sum(model.num_parameters() for model in classifier.models)
+    # With folds each row is trained on, by all models but one.
+    trained = parts.train if len(parts.folds) > 1 else parts.folds[0].train
     facts = {
         "Parameters": f"{parameters:,}",
         "Models": f"{len(classifier.models)}",
         "Labels": f"{len(parts.labels.names):,} ({parts.labels.kind})"
         if parts.labels.names
         else "a number",
-        "Training rows": f"{len(parts.train):,}",
+        "Training rows": f"{len(trained):,}",
     }
     return facts | {f"Rows of {name}": f"{len(rows):,}" for name, rows in parts.evaluated.items()}
 

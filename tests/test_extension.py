@@ -316,6 +316,13 @@ def test_a_classifier_without_its_plugin_is_one_clear_error(classifier, outside,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pretrained_run_without_its_plugin_is_one_clear_error(classifier, outside, tmp_path):
+    outside.forget()
+    data = ("--model", classifier.run, "--data.train", classifier.data)
+    finished = run("nlp_cls", "--run", tmp_path / "next", *data)
+    assert_one_clear_error(finished, "There is no", f"trained with {WITH_PLUGIN}; give it here too")
+
+
 # A recommender
 
 
