@@ -5,6 +5,7 @@ that idbert has trained on texts.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             label_loss_options=plain_options(loss.options),
             auxiliary_share=loss.share,
             r_drop=loss.r_drop,
+            r_drop_share=1.0 if loss.r_drop_share is None else loss.r_drop_share,
         )
         config._attn_implementation = pretrained.config._attn_implementation
         (structure or StructureSettings()).apply_to(config)
@@ -205,10 +207,11 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
                 are accumulated or shared; None: those of this one.
         """
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        twice = self.training and labels is not None and self.config.r_drop > 0
-        if twice:
-            input_ids = _doubled(input_ids)
-            inputs = {k: None if v is None else _doubled(v) for k, v in inputs.items()}
+        twice = 0
+        if self.training and labels is not None and self.config.r_drop > 0:
+            twice = math.ceil(self.config.r_drop_share * len(input_ids))
+            input_ids = _again(input_ids, twice)
+            inputs = {k: None if v is None else _again(v, twice) for k, v in inputs.items()}
         if self.auxiliary is not None and self.training and labels is not None:
             fused_BLD, last_BLD = self.backbone.forward_with_last(input_ids, **inputs)
             auxiliary_BC = self.auxiliary(last_BLD, inputs["attention_mask"])
@@ -248,20 +251,22 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         return decided
 
     def _training_loss(
-        self, logits_BC: Tensor, auxiliary_BC: Tensor | None, labels: Tensor, twice: bool
+        self, logits_BC: Tensor, auxiliary_BC: Tensor | None, labels: Tensor, twice: int
     ) -> Tensor:
-        """Return the loss of each text, whose logits come once, or twice one after the other."""
-        given = _doubled(labels) if twice else labels
+        """Return the loss of each text; behind all logits stand the first texts' second ones."""
+        given = _again(labels, twice)
         loss_B = self.losses(logits_BC, given)
         if auxiliary_BC is not None:
             share = self.config.auxiliary_share
             loss_B = (1 - share) * loss_B + share * self.losses(auxiliary_BC, given)
         if not twice:
             return loss_B
-        first_B, second_B = loss_B.chunk(2)
-        one_BC, other_BC = logits_BC.chunk(2)
-        distance_B = symmetric_divergence(one_BC, other_BC, self.config.label_kind)
-        return (first_B + second_B) / 2 + self.config.r_drop * distance_B
+        size = len(labels)
+        distance_B = symmetric_divergence(
+            logits_BC[:twice], logits_BC[size:], self.config.label_kind
+        )
+        both_B = (loss_B[:twice] + loss_B[size:]) / 2 + self.config.r_drop * distance_B
+        return torch.cat([both_B, loss_B[twice:size]])
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the token embeddings."""
@@ -293,8 +298,9 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _doubled(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor])
+def _again(tensor: Tensor, count: int) -> Tensor:
+    """Return the rows, and behind them the first `count` rows once more."""
+    return torch.cat([tensor, tensor[:count]]) if count else tensor
 
 
 AutoConfig.register(ClassifierConfig.model_type, ClassifierConfig)

@@ -184,6 +184,21 @@ def test_r_drop_reads_a_batch_twice_and_draws_the_readings_together(bert, kind):
     assert torch.allclose(single.loss, model.losses(single.logits, labels).mean(), atol=1e-6)
 
 
+def test_r_drop_may_read_a_share_of_the_batch_twice(bert):
+    loss = ClassifierLossSettings(r_drop=2.0, r_drop_share=0.5)
+    model = build(bert, loss=loss).train()
+    inputs = batch()
+    torch.manual_seed(5)
+    actual = model(**inputs).loss
+    torch.manual_seed(5)
+    more = {n: torch.cat([inputs[n], inputs[n][:2]]) for n in ("input_ids", "attention_mask")}
+    logits = model(**more).logits
+    each = model.losses(logits, torch.cat([inputs["labels"], inputs["labels"][:2]]))
+    together = symmetric_divergence(logits[:2], logits[4:], "single")
+    expected = torch.cat([(each[:2] + each[4:]) / 2 + 2.0 * together, each[2:4]]).mean()
+    assert torch.allclose(actual, expected, atol=1e-6)
+
+
 def test_the_divergence_is_that_of_the_distributions():
     torch.manual_seed(0)
     a, b = torch.randn(5, 3), torch.randn(5, 3)
@@ -391,6 +406,8 @@ def test_r_drop_without_dropout_is_refused(bert):
             "above 0 and below 1",
         ),
         (lambda: ClassifierLossSettings(r_drop=-1), "r_drop is -1; it must be at least 0"),
+        (lambda: ClassifierLossSettings(r_drop_share=0.5), "cannot act without R-Drop"),
+        (lambda: ClassifierLossSettings(r_drop=1, r_drop_share=0), "above 0 and at most 1"),
         (lambda: PretrainedSettings(hidden_dropout=1.0), "hidden_dropout is 1.0; choose from 0"),
         (lambda: PretrainedSettings(attention_dropout=-0.1), "attention_dropout is -0.1"),
         (lambda: PretrainedSettings(residual_scores="sum"), "choose none or gated"),
