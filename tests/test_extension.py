@@ -316,7 +316,9 @@ def test_a_classifier_without_its_plugin_is_one_clear_error(classifier, outside,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pretrained_run_without_its_plugin_is_one_clear_error(classifier, outside, tmp_path):
+def test_a_pretrained_classifier_without_its_plugin_is_one_clear_error(
+    classifier, outside, tmp_path
+):
     outside.forget()
     data = ("--model", classifier.run, "--data.train", classifier.data)
     finished = run("nlp_cls", "--run", tmp_path / "next", *data)
