@@ -28,6 +28,7 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 SEPARATOR = "|"
 """Between several labels in one field of a csv file, unless the training files had another."""
 _MANIFEST = "manifest.json"
+_KEYS = {"input", "run", "text_columns", "chunk_rows"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class PredictedParts:
             source: the file of the texts.
             text_columns: its columns that are read.
             chunk_rows: rows of a chunk.
+
+        Raises:
+            DataError: a folder of that name holds something else.
         """
         folder = output.with_name(f"{output.name}.parts")
         manifest = {
@@ -69,7 +73,13 @@ class PredictedParts:
             "text_columns": list(text_columns),
             "chunk_rows": chunk_rows,
         }
-        if folder.exists() and _read_manifest(folder) != manifest:
+        known = _read_manifest(folder)
+        if folder.exists() and known is None and any(folder.iterdir()):
+            raise DataError(
+                f"{folder} is where unfinished predictions are kept, and it holds other files. "
+                "Move it away, or choose another output."
+            )
+        if known is not None and known != manifest:
             logger.info("%s holds parts of other predictions; they are made anew", folder)
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,8 +212,10 @@ def _part(folder: Path, start: int) -> Path:
     return folder / f"part-{start:012d}.parquet"
 
 
-def _read_manifest(folder: Path) -> Any:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return what the parts are of; None where no predictions have been begun."""
     try:
-        return json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return manifest if isinstance(manifest, dict) and manifest.keys() >= _KEYS else None

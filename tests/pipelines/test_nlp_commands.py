@@ -336,6 +336,17 @@ def test_parts_of_another_input_are_made_anew(folder, tmp_path, monkeypatch):
     assert table["prediction"].tolist() == texts(60, seed=3)["label"].tolist()
 
 
+def test_a_folder_that_only_bears_the_name_of_the_parts_is_left_alone(folder, tmp_path):
+    write(texts(6, seed=2), tmp_path / "in.jsonl")
+    foreign = tmp_path / "out.csv.parts" / "notes.txt"
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    settings = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.csv")
+    refused = run("nlp_predict", "--run", folder / "run", *settings)
+    assert refused.status == 1 and "holds other files. Move it away" in refused.message
+    assert foreign.read_text() == "mine" and not (tmp_path / "out.csv").exists()
+
+
 def test_parts_that_read_other_columns_are_made_anew(folder, tmp_path, monkeypatch):
     table = texts(60, seed=2).assign(other=texts(60, seed=3)["text"])
     write(table, tmp_path / "in.jsonl")
