@@ -1,6 +1,5 @@
 """python -m pipelines.nlp_pretrain: an encoder of texts, trained (further) by masked words."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.label_tokens import add_label_tokens
 from idbert.inputs.tokenizers import open_tokenizer
 from idbert.inputs.word_masking import WordMaskingSettings
 from idbert.nn.losses.catalogue import LossSettings
@@ -21,9 +21,11 @@ from idbert.training.planned_trainer import PlannedTrainer
 from idbert.training.trainer import build_planned_trainer
 from nlp_tasks.cls.config import PretrainedSettings
 from nlp_tasks.cls.reading import TOKENIZER_FOLDER
-from nlp_tasks.pretrain.corpus import Corpus, CorpusSettings, read_corpus
-from nlp_tasks.pretrain.masked_data import WordData, masked_data
+from nlp_tasks.pretrain.corpus import Corpus, CorpusSettings, Documents, read_corpus
+from nlp_tasks.pretrain.masked_data import WordData, masked_data, masked_pairs
+from nlp_tasks.pretrain.pairs import TextPairs
 from nlp_tasks.pretrain.report import PretrainContent, pretrain_report_html
+from nlp_tasks.pretrain.start import WordStart
 from nlp_tasks.pretrain.validation import (
     metrics_of,
     restored_examples,
@@ -33,6 +35,7 @@ from nlp_tasks.pretrain.validation import (
 from nlp_tasks.pretrain.vocabulary import VocabularySettings
 from pipelines.cli import Unfinished, logger, run_command, stage
 from pipelines.corridor import RunFolder, as_dict
+from pipelines.frequency_start import start_word_model
 from pipelines.nlp_corridor import open_pretrained, pretrained_folders
 from pipelines.reporting import is_trained
 
@@ -68,6 +71,8 @@ class NlpPretrainSettings(RunFolder):
     """The encoder, what stands on it, and its head, where there is no pretrained model"""
     vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
     """The vocabulary that is made of the texts, where there is no pretrained model"""
+    start: WordStart = field(default_factory=WordStart)
+    """What that vocabulary begins with: vectors and layers of a model of other words"""
     loss: LossSettings = field(default_factory=LossSettings)
     """The loss over the vocabulary"""
     batches: BatchSettings = field(default=BatchSettings(token_budget=2048))
@@ -80,18 +85,27 @@ class NlpPretrainSettings(RunFolder):
     """Optimizer, schedule, strategies, checkpoints, early stopping"""
 
     def __post_init__(self) -> None:
-        unused = ("architecture", "vocabulary") if self.model else ("encoder",)
-        for name in unused:
+        own = "brings its own. Leave it out, or"
+        if self.model:
+            reasons = dict.fromkeys(
+                ("architecture", "vocabulary", "start"), f"{self.model} {own} set model to null."
+            )
+        elif self.start.takes_layers:
+            reasons = {"architecture": f"{self.start.model} {own} set start.layers to 0."}
+        else:
+            reasons = {
+                "encoder": "it changes a pretrained model. Name one with model or start.model, "
+                "or leave it out."
+            }
+        for name, reason in reasons.items():
             group = getattr(self, name)
             if group != type(group)():
-                raise ConfigError(
-                    f"{name} is set and cannot act: "
-                    + (
-                        f"{self.model} brings its own. Leave it out, or set model to null."
-                        if self.model
-                        else "it changes a pretrained model. Name one with model, or leave it out."
-                    )
-                )
+                raise ConfigError(f"{name} is set and cannot act: {reason}")
+        if self.data.pair and self.next_sentence:
+            raise ConfigError(
+                "next_sentence makes pairs of a document's sentences, and the texts are pairs "
+                "already. Set next_sentence or data.pair to false."
+            )
 
 
 def main(config: NlpPretrainSettings) -> None:
@@ -99,8 +113,10 @@ def main(config: NlpPretrainSettings) -> None:
 
     Trains a pretrained model further, on texts of a domain or of a task, or one from nothing. The
     run's folder receives tokenizer and weights, the training curve, figures of the texts held out,
-    and report.html; `nlp_cls --model RUN` starts from it. Without arguments it makes a small model
-    from nothing on the sample reviews.
+    and report.html; `nlp_cls --model RUN` starts from it. Texts whose words are numbers get a
+    vocabulary of their own (vocabulary.kind=words), which may start from a BERT's vectors by
+    frequency rank (start). Without arguments it makes a small model from nothing on the sample
+    reviews.
     """
     run = RunDir.create(config.run, "nlp_pretrain", as_dict(config))
     trained = is_trained(run)
@@ -120,7 +136,7 @@ def main(config: NlpPretrainSettings) -> None:
             config.training,
             output_dir=run.checkpoints,
             evaluate=None if dev is None else validation_of(model, dev),
-            metrics=metrics_of(config.next_sentence),
+            metrics=metrics_of(dev),
         )
         trainer.train_or_resume()
         save_run(run, model, tokenizer, trainer)
@@ -138,11 +154,15 @@ def open_model(
     """
     tokenizer: PreTrainedTokenizerBase
     if config.model is None:
-        tokenizer = config.vocabulary.train(corpus.train)
-        model = MaskedWordModel.build(
+        tokenizer = config.vocabulary.train(corpus.training_texts)
+        if corpus.label_names is not None:
+            add_label_tokens(tokenizer, corpus.label_names)
+        model = start_word_model(
+            config.start,
+            corpus.training_texts,
+            tokenizer,
             config.architecture,
-            vocab_size=len(tokenizer),
-            pad_token_id=int(tokenizer.pad_token_id),
+            config.encoder,
             next_sentence=config.next_sentence,
             loss=config.loss,
         )
@@ -153,6 +173,10 @@ def open_model(
         model = MaskedWordModel.continue_from(
             encoder, heads, next_sentence=config.next_sentence, loss=config.loss
         )
+        if corpus.label_names is not None:
+            add_label_tokens(tokenizer, corpus.label_names)
+            if len(tokenizer) > model.config.vocab_size:
+                model.resize_token_embeddings(len(tokenizer))
     longest = model.max_length
     if longest is not None and config.text.max_length > longest:
         raise ConfigError(
@@ -168,14 +192,24 @@ def open_trained(run: RunDir) -> tuple[PreTrainedTokenizerBase, MaskedWordModel]
 
 
 def data_of(
-    documents: Sequence[str],
+    documents: Documents,
     config: NlpPretrainSettings,
     tokenizer: PreTrainedTokenizerBase,
     model: MaskedWordModel,
     *,
     seed: int,
 ) -> WordData:
-    """Return documents as masked sequences for this model."""
+    """Return documents, or pairs, as masked sequences for this model."""
+    if isinstance(documents, TextPairs):
+        return masked_pairs(
+            documents,
+            tokenizer,
+            config.masking,
+            max_length=config.text.max_length,
+            label_probability=config.data.chance_of_labels,
+            seed=seed,
+            num_token_types=model.config.type_vocab_size,
+        )
     return masked_data(
         documents,
         tokenizer,
@@ -198,7 +232,7 @@ def held_out_data(
     Raises:
         DataError: nothing can be asked of them.
     """
-    if not corpus.dev:
+    if not len(corpus.dev):
         return None
     try:
         return data_of(corpus.dev, config, tokenizer, model, seed=config.data.split_seed)

@@ -15,8 +15,10 @@ from idbert.run_dir import RunDir
 from idbert.tables import ITEM
 from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
+from nlp_tasks.pretrain.start import ItemStart
 from pipelines.cli import run_command, stage
 from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log, read_titles
+from pipelines.frequency_start import start_items
 from pipelines.reporting import finish_run, is_trained, report_once
 
 
@@ -30,6 +32,8 @@ class RecPretrainSettings(CorridorSettings):
     """Which items are masked"""
     model: EncoderSettings = field(default_factory=EncoderSettings)
     """The encoder, what stands on it, and its head"""
+    start: ItemStart = field(default_factory=ItemStart)
+    """What the items begin with: vectors of a BERT's words, by popularity"""
     loss: LossSettings = field(default_factory=LossSettings)
     """The loss over the catalogue"""
     training: TrainingSettings = field(
@@ -43,8 +47,9 @@ def main(config: RecPretrainSettings) -> None:
 
     Reads a log of user, item and time; holds out each user's last two events; masks items of the
     rest and learns to name them. The run's folder receives the vocabulary, the weights, the
-    training curve, validation figures against the baselines, and report.html. Without arguments it
-    runs on MovieLens-100K.
+    training curve, validation figures against the baselines, and report.html. Items may start from
+    the vectors of a BERT's words, the most popular from the most frequent (start). Without
+    arguments it runs on MovieLens-100K.
     """
     run = RunDir.create(config.run, "rec_pretrain", as_dict(config))
     if is_trained(run):
@@ -63,6 +68,7 @@ def main(config: RecPretrainSettings) -> None:
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
     )
+    start_items(model, vocabulary, config.start)
     trainer = build_trainer(
         model,
         sequences,

@@ -29,7 +29,12 @@ logger = logging.getLogger(__name__)
 MIN_VOCABULARY = 6
 """The five special tokens of BERT and one more: with fewer, every text would be unknown."""
 
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""BERT's, in the order of their ids in every vocabulary that is made here."""
+
+ROLES = ("pad", "unk", "cls", "sep", "mask")
+"""What the special tokens are for, in the same order; a tokenizer has `pad_token_id` and so on."""
+
 _USUAL = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -103,7 +108,7 @@ def train_tokenizer(
         raise DataError(f"{len(texts)} texts hold nothing to train a vocabulary on.")
     backend = _untrained(kind, {}, lowercase)
     alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bpe" else []
-    specials = [_USUAL[role][0] for role in _ROLES]
+    specials = list(SPECIAL_TOKENS)
     _train(backend, kind, texts, specials, alphabet, 0, min_frequency)  # to the letters only
     letters = sorted(set(backend.get_vocab()) - set(specials))
     least = len(specials) + len(letters)
@@ -122,16 +127,23 @@ def train_tokenizer(
         backend.add_special_tokens(specials)
     else:
         _train(backend, kind, texts, specials, alphabet, vocab_size, min_frequency)
+    logger.info("trained a %s vocabulary of %d tokens", kind, backend.get_vocab_size())
+    return as_bert_tokenizer(backend)
+
+
+def as_bert_tokenizer(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """Put BERT's template round a vocabulary that begins with SPECIAL_TOKENS."""
+    ids = [(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]")]
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, specials.index(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=ids,
     )
-    logger.info("trained a %s vocabulary of %d tokens", kind, backend.get_vocab_size())
+    roles = zip(ROLES, SPECIAL_TOKENS, strict=True)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **{f"{role}_token": _USUAL[role][0] for role in _ROLES},
+        **{f"{role}_token": token for role, token in roles},
     )
 
 
@@ -175,7 +187,7 @@ def _open_folder(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase
     if (folder / "tokenizer.json").is_file():
         tokenizer = _open_auto(str(folder))
-        for role in _ROLES:  # a tokenizer.json alone does not say which token is which
+        for role in ROLES:  # a tokenizer.json alone does not say which token is which
             usual = [token for token in _USUAL[role] if token in tokenizer.get_vocab()]
             if getattr(tokenizer, f"{role}_token") is None and usual:
                 tokenizer.add_special_tokens({f"{role}_token": usual[0]})
@@ -191,7 +203,7 @@ def _open_folder(folder: Path) -> PreTrainedTokenizerBase:
     is_configured = (folder / "tokenizer_config.json").is_file()
     guess: dict[str, Any] = {} if is_configured else {"do_lower_case": _lower(lines)}
     tokenizer = BertTokenizer.from_pretrained(folder, **guess)
-    tokens = {getattr(tokenizer, f"{role}_token") for role in _ROLES}
+    tokens = {getattr(tokenizer, f"{role}_token") for role in ROLES}
     added = tokens - set(lines)  # transformers added them behind the vocabulary's end
     if added:
         raise CheckpointError(
@@ -245,7 +257,7 @@ def _check(tokenizer: PreTrainedTokenizerBase, name: str, vocab_size: int | None
             f"{name} has a vocabulary of {size} tokens, so every text is unknown. "
             "Is its vocab.txt or tokenizer.json complete? Copy it again."
         )
-    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in _ROLES}
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
     if ids["pad"] is None:
         raise CheckpointError(
             f"{name} has no padding token; name one in its tokenizer_config.json."

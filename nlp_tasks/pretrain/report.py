@@ -16,13 +16,16 @@ from nlp_tasks.pretrain.validation import Piece
 TEMPLATE = "report.html"
 METRIC_NAMES = {
     "accuracy": "Hidden words restored",
+    "label_accuracy": "Hidden labels restored",
+    "label_auc": "AUC of the labels",
     "perplexity": "Perplexity",
     "loss": "Validation loss",
     "next_sentence_accuracy": "Pairs told apart",
     "next_sentence_loss": "Loss of the pairs",
 }
-"""In the order of the report; those above the loss are shares, shown in percent."""
-SHARES = ("accuracy", "next_sentence_accuracy")
+"""In the order of the report."""
+SHARES = ("accuracy", "label_accuracy", "next_sentence_accuracy")
+"""Shown in percent."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ def curve_chart(curve: Sequence[Mapping[str, float]]) -> str:
         figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
         losses, shares = figure.subplots(1, 2)
         _lines(losses, curve, {"validation_loss": "held-out texts", "loss": "training"}, "Loss")
-        of_shares = {"accuracy": "hidden words", "next_sentence_accuracy": "pairs"}
+        has_labels = any("label_accuracy" in point for point in curve)
+        second = "label_accuracy" if has_labels else "next_sentence_accuracy"
+        of_shares = {"accuracy": "hidden words", second: "labels" if has_labels else "pairs"}
         _lines(shares, curve, of_shares, "Right on held-out texts")
         return svg(figure)
 

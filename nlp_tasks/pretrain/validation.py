@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
+from sklearn.metrics import roc_auc_score
 from transformers import PreTrainedTokenizerBase
 
 from idbert.inputs.batch_plan import PlannedBatch
+from idbert.inputs.label_tokens import LabelledTextData
+from idbert.inputs.sentence_pairs import SentencePairData
 from idbert.nn.tied_scores import IGNORED
 from idbert.nn.word_models import MaskedWordModel
+from nlp_tasks.pretrain.answers import label_scores
 from nlp_tasks.pretrain.masked_data import WordData
 
 TOKEN_BUDGET = 4096
@@ -25,18 +29,26 @@ def validation_of(model: MaskedWordModel, data: WordData) -> Callable[[], dict[s
     return lambda: word_metrics(model, data)
 
 
-def metrics_of(next_sentence: bool) -> tuple[str, ...]:
-    """Return the names of what `validation_of` reports, the usual one first."""
+def metrics_of(data: WordData | None) -> tuple[str, ...]:
+    """Return the names of what `validation_of` reports of such data, the usual one first."""
     names = ("loss", "accuracy", "perplexity")
-    return (*names, "next_sentence_loss", "next_sentence_accuracy") if next_sentence else names
+    if isinstance(data, SentencePairData):
+        return (*names, "next_sentence_loss", "next_sentence_accuracy")
+    if isinstance(data, LabelledTextData):
+        # The names of a figure are asked for before there is one: noughts stand for the scores.
+        targets_M = _classes(data.labels_N[data.known_N], data.label_ids_C)
+        scores_MC = np.zeros((len(targets_M), len(data.label_ids_C)))
+        return (*names, *label_metrics(scores_MC, targets_M))
+    return names
 
 
 @torch.no_grad()
 def word_metrics(model: MaskedWordModel, data: WordData) -> dict[str, float]:
-    """Return loss, accuracy and perplexity of the hidden words, and the same of pairs.
+    """Return loss, accuracy and perplexity of the hidden words, and figures of pairs or labels.
 
-    "loss" is what is trained on: with pairs the sum of both. "accuracy" is the share of hidden
-    words that score highest, "perplexity" exp of their mean cross-entropy.
+    "loss" is what is trained on: the mean over hidden words and hidden labels, or with pairs of
+    sentences the sum of both losses. "accuracy" is the share of hidden words that score highest,
+    "perplexity" exp of their mean cross-entropy. Labels are asked for with no word hidden.
 
     Args:
         model: In evaluation mode.
@@ -44,6 +56,10 @@ def word_metrics(model: MaskedWordModel, data: WordData) -> dict[str, float]:
     """
     word_loss, restored, words = 0.0, 0, 0
     pair_loss, told, pairs = 0.0, 0, 0
+    label_ids_C = torch.from_numpy(
+        data.label_ids_C if isinstance(data, LabelledTextData) else np.empty(0, np.int64)
+    ).to(model.device)
+    label_loss, labels = 0.0, 0
     for planned in fixed_batches(data.input_lengths):
         batch = {
             name: tensor.to(model.device) for name, tensor in data.__getitems__(planned).items()
@@ -58,21 +74,58 @@ def word_metrics(model: MaskedWordModel, data: WordData) -> dict[str, float]:
         )
         for hidden_MX, targets_M in chunks:
             scores_MV = model.scores(hidden_MX).float()
-            word_loss += float(F.cross_entropy(scores_MV, targets_M, reduction="sum"))
-            restored += int((scores_MV.argmax(1) == targets_M).sum())
-            words += len(targets_M)
+            loss_M = F.cross_entropy(scores_MV, targets_M, reduction="none")
+            is_word_M = ~torch.isin(targets_M, label_ids_C)
+            word_loss += float(loss_M[is_word_M].sum())
+            restored += int((scores_MV.argmax(1) == targets_M)[is_word_M].sum())
+            words += int(is_word_M.sum())
+            label_loss += float(loss_M[~is_word_M].sum())
+            labels += int((~is_word_M).sum())
         if pair_labels_B is not None:
             scores_BC = model.next_sentence_scores(last_BLD).float()
             pair_loss += float(F.cross_entropy(scores_BC, pair_labels_B, reduction="sum"))
             told += int((scores_BC.argmax(1) == pair_labels_B).sum())
             pairs += len(pair_labels_B)
     mean = word_loss / max(1, words)
-    metrics = {"loss": mean, "accuracy": restored / max(1, words)}
-    metrics["perplexity"] = math.exp(min(mean, 700.0))  # a float ends at exp(709)
+    metrics = {
+        "loss": (word_loss + label_loss) / max(1, words + labels),
+        "accuracy": restored / max(1, words),
+        "perplexity": math.exp(min(mean, 700.0)),  # a float ends at exp(709)
+    }
     if pairs:
         metrics["loss"] += pair_loss / pairs
         metrics |= {"next_sentence_loss": pair_loss / pairs, "next_sentence_accuracy": told / pairs}
+    if isinstance(data, LabelledTextData):
+        scores_NC = label_scores(model, data.asked, data.label_ids_C, data.pad_id)
+        targets_M = _classes(data.labels_N[data.known_N], data.label_ids_C)
+        metrics |= label_metrics(scores_NC[data.known_N], targets_M)
     return metrics
+
+
+def label_metrics(
+    scores_MC: Float[np.ndarray, "M C"], targets_M: Int64[np.ndarray, "M"]
+) -> dict[str, float]:
+    """Return how often the label scores highest of all labels, and of two labels the AUC.
+
+    Args:
+        scores_MC: of each label, where a known one is hidden.
+        targets_M: the right one's column.
+    """
+    if not len(targets_M):
+        return {}
+    metrics = {"label_accuracy": float((scores_MC.argmax(1) == targets_M).mean())}
+    if scores_MC.shape[1] == 2 and len(np.unique(targets_M)) == 2:
+        margins_M = scores_MC[:, 1] - scores_MC[:, 0]
+        metrics["label_auc"] = float(roc_auc_score(targets_M, margins_M))
+    return metrics
+
+
+def _classes(
+    tokens_M: Int64[np.ndarray, "M"], label_ids_C: Int64[np.ndarray, "C"]
+) -> Int64[np.ndarray, "M"]:
+    """Return the column of each label token."""
+    columns_M: np.ndarray = (tokens_M[:, None] == label_ids_C).argmax(axis=1)
+    return columns_M
 
 
 def fixed_batches(

@@ -8,21 +8,24 @@ from transformers import PreTrainedTokenizerFast
 
 from idbert.errors import ConfigError
 from idbert.inputs.tokenizers import MIN_VOCABULARY, train_tokenizer
+from idbert.inputs.word_vocabulary import train_word_tokenizer
 
 
 @dataclass(frozen=True)
 class VocabularySettings:
     """How texts are cut into tokens."""
 
-    kind: Literal["wordpiece", "bpe"] = "wordpiece"
+    kind: Literal["wordpiece", "bpe", "words"] = "wordpiece"
     """wordpiece: BERT's, every Chinese character is a token; bpe: on bytes as GPT-2's, no text is
-    unknown to it, and frequent Chinese words become tokens."""
+    unknown to it, and frequent Chinese words become tokens; words: what stands between blanks is a
+    token and never cut, as in texts whose words are numbers ('12 34 5')."""
     size: int = 8000
     """The most tokens, special tokens included."""
     lowercase: bool = True
     """Whether capital letters are read as small ones."""
     min_frequency: int = 2
-    """How often two pieces must stand side by side in the texts to become one."""
+    """How often two pieces must stand side by side in the texts to become one; of words: how often
+    one must occur to be known."""
 
     def __post_init__(self) -> None:
         if self.size < MIN_VOCABULARY:
@@ -32,6 +35,10 @@ class VocabularySettings:
 
     def train(self, texts: Sequence[str]) -> PreTrainedTokenizerFast:
         """Return a tokenizer with BERT's special tokens; the same texts give the same one."""
+        if self.kind == "words":
+            return train_word_tokenizer(
+                texts, self.size, lowercase=self.lowercase, min_frequency=self.min_frequency
+            )
         return train_tokenizer(
             texts,
             self.kind,
