@@ -16,6 +16,7 @@ _CHINESE = re.compile(
     "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _CHINESE_BLOCKS) + "]"
 )
 _WORD = re.compile(r"\w+")
+_PIECE = re.compile(r"\w+|\s+|[^\w\s]+")
 
 
 def is_chinese(text: str) -> bool:
@@ -27,6 +28,12 @@ def words_of(text: str) -> list[str]:
     """Return the words of a text in lower case, without blanks and punctuation."""
     pieces = _cutter().lcut(text) if is_chinese(text) else [text]
     return [word for piece in pieces for word in _WORD.findall(piece.lower())]
+
+
+def pieces_of(text: str) -> list[str]:
+    """Return a text cut into words, blanks and punctuation; joined they are the text again."""
+    pieces: list[str] = _cutter().lcut(text) if is_chinese(text) else _PIECE.findall(text)
+    return pieces
 
 
 def starts_of_words(texts: Sequence[str], encodings: Sequence[Any]) -> Bool[np.ndarray, "T"]:

@@ -51,6 +51,26 @@ class VectorIndex:
         """Return N, the number of vectors."""
         return len(self.ids)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the index on disk, without its ids; about those that it takes in memory."""
+        return int(_faiss().serialize_index(self._index).nbytes)
+
+    def vectors(self) -> Float32[np.ndarray, "N D"]:
+        """Return all vectors, as exactly as the index keeps them.
+
+        Raises:
+            ConfigError: an index of this type cannot give vectors back.
+        """
+        try:
+            vectors: np.ndarray = self._index.reconstruct_n(0, len(self))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"an index '{self.factory}' cannot give its vectors back. Choose another, such as "
+                "Flat, SQ8 or HNSW32."
+            ) from error
+        return np.ascontiguousarray(vectors[:, : self.dimension])
+
     @classmethod
     def build(
         cls, vectors_ND: Float32[np.ndarray, "N D"], ids: pa.Array, *, factory: str = "Flat"

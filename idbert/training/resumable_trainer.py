@@ -9,10 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
-from idbert.inputs.planned_loader import PlannedLoader
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import WeightAverage
@@ -38,14 +43,17 @@ _STATE = "trainer_state.json"
 class ResumableTrainer(Trainer):
     """Trainer that writes whole checkpoints, stops at a SIGTERM and goes on where it stood.
 
+    Beside another library's trainer, as a second base behind this one, it makes that one resumable.
+
     Args:
         model: Saved in each checkpoint.
-        loader: Of the training part.
+        loader: Of the training part; it has `dataset`, and as its length the batches of an epoch.
         settings: Of the training.
         output_dir: The folder of the checkpoints.
         metric: What decides which weights are best; None: there is no evaluation.
         average: Saved in the place of the weights; None: there is none.
         callbacks: Beside those for logs, checkpoints and early stopping.
+        options: What another trainer takes beside transformers' own.
 
     Attributes:
         finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
@@ -53,14 +61,15 @@ class ResumableTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        loader: PlannedLoader,
+        model: nn.Module,
+        loader: Any,
         settings: TrainingSettings,
         *,
         output_dir: Path,
         metric: str | None,
         average: WeightAverage | None,
         callbacks: Sequence[TrainerCallback],
+        **options: Any,
     ) -> None:
         self.finished = False
         self._model, self._loader, self._settings = model, loader, settings
@@ -80,15 +89,11 @@ class ResumableTrainer(Trainer):
             own.append(average)
         super().__init__(
             model=model,
-            args=to_training_arguments(
-                settings,
-                output_dir,
-                steps_per_epoch=self._steps_per_epoch,
-                metric=metric,
-            ),
+            args=self._arguments(output_dir, metric),
             train_dataset=loader.dataset,
             eval_dataset=metric,  # Trainer only asks whether there is any
             callbacks=[*own, *callbacks],
+            **options,
         )
         self.remove_callback(PrinterCallback)  # `Progress` stands in for it
 
@@ -142,9 +147,15 @@ class ResumableTrainer(Trainer):
                 row.update({"epoch": entry["epoch"], "step": entry["step"]} | values | row)
         return [rows[step] for step in sorted(rows)]
 
+    def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
+        """Return the settings in the words of the trainer."""
+        return to_training_arguments(
+            self._settings, output_dir, steps_per_epoch=self._steps_per_epoch, metric=metric
+        )
+
     # What follows overrides Trainer, whose names and arguments are kept.
 
-    def get_train_dataloader(self) -> PlannedLoader:
+    def get_train_dataloader(self) -> Any:
         """Return our loader as it is: accelerate would share its batches out a second time."""
         return self._loader
 
@@ -170,9 +181,8 @@ class ResumableTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the model, and not the arguments, which only a pickle could hold."""
         with without_progress_bars():
-            self._model.save_pretrained(
-                output_dir or self._folder, is_main_process=self.args.should_save
-            )
+            model: Any = self._model
+            model.save_pretrained(output_dir or self._folder, is_main_process=self.args.should_save)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

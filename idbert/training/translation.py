@@ -1,12 +1,15 @@
 """Our settings in the words of transformers' Trainer."""
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
 from idbert.training.arguments import TrainingSettings
 from idbert.training.metric import is_smaller_better
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def to_training_arguments(
@@ -15,7 +18,9 @@ def to_training_arguments(
     *,
     steps_per_epoch: int,
     metric: str | None,
-) -> TrainingArguments:
+    arguments_class: type[Arguments] = TrainingArguments,  # type: ignore[assignment]
+    **more: Any,
+) -> Arguments:
     """Translate the settings for transformers; nowhere else do its arguments appear.
 
     Evaluations and checkpoints fall on steps, not on the ends of epochs: Trainer evaluates after
@@ -26,10 +31,12 @@ def to_training_arguments(
         output_dir: The folder of the checkpoints.
         steps_per_epoch: Optimizer steps of an epoch.
         metric: What is best on the validation part; None: there is none.
+        arguments_class: That of another library's trainer.
+        more: Arguments that only this class has, or that no setting of ours stands for.
     """
     every = settings.steps_between_evaluations(steps_per_epoch)
     with_validation = metric is not None
-    return TrainingArguments(
+    return arguments_class(
         output_dir=str(output_dir),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
@@ -61,4 +68,5 @@ def to_training_arguments(
         ddp_find_unused_parameters=False,
         logging_nan_inf_filter=False,  # a loss that is no number must be seen
         disable_tqdm=True,  # progress.py shows the progress
+        **more,
     )

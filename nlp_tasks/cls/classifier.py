@@ -57,7 +57,7 @@ class Classifier:
                     f"The model has {model.config.num_outputs} outputs and there are "
                     f"{labels.num_outputs} labels. Copy the run's folder again."
                 )
-        device = _usable(device)
+        device = usable_device(device)
         self.models = [model.to(device).eval() for model in models]
         self.reader, self.labels = reader, labels
         self._token_budget = token_budget
@@ -189,7 +189,7 @@ def model_folders(run: Path) -> list[Path]:
     return folds
 
 
-def _usable(device: str) -> str:
+def usable_device(device: str) -> str:
     """Return torch's name of a device that is there."""
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)

@@ -266,3 +266,21 @@ def test_a_full_disk_leaves_no_half_index(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(IdbertError, match="no room on the disk of .* to write index. Free some"):
         built().save(tmp_path / "index", MODEL)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "HNSW16", "PCA8,Flat", "SQ8"])
+def test_an_index_gives_its_vectors_back_as_exactly_as_it_keeps_them(factory: str) -> None:
+    found = built(factory).vectors()
+    assert found.shape == vectors(300).shape
+    tolerance = {"Flat": 0, "HNSW16": 0, "PCA8,Flat": 5}.get(factory, 0.05)
+    np.testing.assert_allclose(found, vectors(300), atol=tolerance)
+
+
+def test_an_index_that_cannot_give_its_vectors_back_says_so() -> None:
+    with pytest.raises(ConfigError, match="cannot give its vectors back. Choose another"):
+        built("ITQ,RaBitQ").vectors()
+
+
+def test_fewer_bits_take_fewer_bytes() -> None:
+    sizes = [built(factory).num_bytes for factory in ("Flat", "SQfp16", "SQ8")]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] >= 300 * 9 * 4

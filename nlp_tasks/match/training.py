@@ -1,0 +1,336 @@
+"""Training of towers: sentence-transformers' trainer, made resumable, under our settings."""
+
+import math
+import os
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.training_args import (
+    BatchSamplers,
+    SentenceTransformerTrainingArguments,
+)
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainingArguments
+
+from idbert.errors import CheckpointError, ConfigError
+from idbert.training.adversarial import AdversarialSettings
+from idbert.training.arguments import TrainingSettings
+from idbert.training.averaging import build_average
+from idbert.training.freezing import find_encoder, freeze
+from idbert.training.metric import check_metric, choose_metric
+from idbert.training.parameters import parameter_groups
+from idbert.training.precision import autocast, resolve_precision
+from idbert.training.resumable_trainer import ResumableTrainer
+from idbert.training.translation import to_training_arguments
+from nlp_tasks.match.loss_inputs import FIRST, text_columns, training_set
+from nlp_tasks.match.losses import MatchLoss
+from nlp_tasks.match.pairs import PairExamples
+from nlp_tasks.match.settings import MatchBatchSettings
+from nlp_tasks.match.tower_encoders import encoder_of_module
+from nlp_tasks.match.towers import DOCUMENT, QUERY
+
+Evaluate = Callable[[], dict[str, float]]
+"""How good the towers are now: metrics by name."""
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class PairBatches:
+    """The training set, and how it is put into batches.
+
+    Attributes:
+        dataset: its columns are what the loss reads.
+        size: rows of a batch.
+        unique: whether no text stands in a batch twice.
+    """
+
+    dataset: Dataset
+    size: int
+    unique: bool
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch, those of this process."""
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        if processes > 1:
+            return len(self.dataset) // self.size // processes
+        return math.ceil(len(self.dataset) / self.size)
+
+
+class MatchTrainer(ResumableTrainer, SentenceTransformerTrainer):
+    """Sentence-transformers' trainer with whole checkpoints, which hold the loss's weights too.
+
+    Built by `build_match_trainer`.
+
+    Attributes:
+        finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
+        precision: float32 or bfloat16, of the passes in training.
+    """
+
+    def __init__(
+        self,
+        towers: SentenceTransformer,
+        loss: nn.Module,
+        batches: PairBatches,
+        settings: TrainingSettings,
+        *,
+        output_dir: Path,
+        evaluate: Evaluate | None,
+        metrics: Collection[str],
+        callbacks: Sequence[TrainerCallback],
+    ) -> None:
+        self._evaluate_towers = evaluate
+        self._metric = choose_metric(settings, metrics) if evaluate is not None else None
+        self._encoder = find_encoder(towers, encoder_of_module(towers[0]), settings)
+        steps_per_epoch = settings.steps_per_epoch(len(batches))
+        total_steps = settings.total_steps(steps_per_epoch)
+        self._thawing, unfreezing = freeze(
+            loss, self._encoder, settings, steps_per_epoch, total_steps
+        )
+        super().__init__(
+            towers,
+            batches,
+            settings,
+            output_dir=output_dir,
+            metric=self._metric,
+            average=build_average(settings.averaging, loss, total_steps),
+            callbacks=[*([] if unfreezing is None else [unfreezing]), *callbacks],
+            loss=loss,
+        )
+        # Its losses are means over a batch, so accumulated ones are divided by their number.
+        self.model_accepts_loss_kwargs = False
+        self.precision = resolve_precision(
+            settings.precision, _hidden_size(towers), self.args.device.type
+        )
+
+    def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
+        batches: PairBatches = self._loader
+        first, *others = text_columns(batches.dataset)
+        has_pair = isinstance(self._model[0], Router)  # type: ignore[index]
+        routes = {first: QUERY} | dict.fromkeys(others, DOCUMENT) if has_pair else {}
+        return to_training_arguments(
+            self._settings,
+            output_dir,
+            steps_per_epoch=self._steps_per_epoch,
+            metric=metric,
+            arguments_class=SentenceTransformerTrainingArguments,
+            per_device_train_batch_size=batches.size,
+            batch_sampler=(
+                BatchSamplers.NO_DUPLICATES if batches.unique else BatchSamplers.BATCH_SAMPLER
+            ),
+            dataloader_num_workers=self._settings.num_workers,
+            router_mapping=routes,
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make AdamW over the towers and what the loss trains beside them."""
+        if self.optimizer is None:
+            groups = parameter_groups(
+                self.loss,
+                self._settings.weight_decay,
+                learning_rate=self._settings.learning_rate,
+                encoder=self._encoder,
+                layer_decay=self._settings.layer_decay,
+                head_learning_rate=self._settings.head_learning_rate,
+                frozen=self._thawing,
+            )
+            self.optimizer = torch.optim.AdamW(groups, lr=self._settings.learning_rate, fused=True)
+        return self.optimizer
+
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager[Any]:
+        """Return the block of a forward pass in training; evaluations are in float32."""
+        return autocast(self.precision, self.args.device.type)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate the towers, in evaluation mode and without gradients, and log the metrics.
+
+        Raises:
+            ConfigError: there is no validation part, or the metric to watch is not reported.
+        """
+        if self._evaluate_towers is None:
+            raise ConfigError("This trainer was built without a validation part to evaluate on.")
+        metrics: list[Any] = [None]
+        if self.is_world_process_zero():
+            values = self._evaluated(self._evaluate_towers)
+            metrics = [{f"{metric_key_prefix}_{name}": value for name, value in values.items()}]
+        broadcast_object_list(metrics)
+        self.log(metrics[0])
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics[0]
+        )
+        return dict(metrics[0])
+
+    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
+        self.loss.eval()
+        try:
+            with self._averaged(), torch.no_grad():
+                values = {name: float(value) for name, value in evaluate().items()}
+        finally:
+            self.loss.train()
+        check_metric(str(self._metric), values)
+        return values
+
+    def get_train_dataloader(self) -> Any:
+        """Return sentence-transformers' own loader."""
+        return super(ResumableTrainer, self).get_train_dataloader()
+
+    def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
+        """Leave alone what only says that there is a validation part."""
+        if isinstance(dataset, str):
+            return dataset
+        return super().preprocess_dataset(dataset, dataset_name)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Add none: the card of a run is written once, by us."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the weights of the towers and of the loss into one file."""
+        tensors = {name: t.detach().contiguous() for name, t in self._tensors().items()}
+        save_file(tensors, Path(output_dir or self._folder) / WEIGHTS_FILE)
+
+    @torch.no_grad()
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
+        own = self._tensors()
+        if saved.keys() != own.keys():
+            raise CheckpointError(
+                f"{resume_from_checkpoint} holds the weights of other towers or of another loss. "
+                "Train in a new folder."
+            )
+        for name, tensor in saved.items():
+            own[name].copy_(tensor)
+        if self._average is not None:
+            self._average.load_training_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        # Theirs goes on with the last weights where the best ones cannot be read.
+        best = self._best_checkpoint()
+        assert best is not None  # there has been an evaluation
+        self.state.best_model_checkpoint = best
+        self._load_from_checkpoint(best)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return all weights: those of the towers, then those that the loss has beside them."""
+        towers = self._model.state_dict(keep_vars=True)
+        known = {id(tensor) for tensor in towers.values()}
+        beside = chain(self.loss.named_parameters(), self.loss.named_buffers())
+        others = {name: tensor for name, tensor in beside if id(tensor) not in known}
+        others = {name: t for name, t in others.items() if not _is_of_towers(name, self.loss)}
+        return {f"towers.{name}": t for name, t in towers.items()} | {
+            f"loss.{name}": t for name, t in others.items()
+        }
+
+
+def build_match_trainer(
+    towers: SentenceTransformer,
+    loss: MatchLoss,
+    module: nn.Module,
+    examples: PairExamples,
+    batches: MatchBatchSettings,
+    settings: TrainingSettings,
+    *,
+    output_dir: str | Path,
+    evaluate: Evaluate | None = None,
+    metrics: Collection[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> MatchTrainer:
+    """Put towers, loss, pairs and settings together; `train_or_resume` of the result trains.
+
+    Torch's seed is set to `settings.seed` here; all weights have been drawn before.
+
+    Args:
+        towers: From `build_towers` or `open_towers`; moved to the device.
+        loss: From `find_loss`.
+        module: From `build_loss` for these towers.
+        examples: The training pairs.
+        batches: How they are put together.
+        settings: Optimizer, schedule, evaluations, checkpoints.
+        output_dir: The folder of the checkpoints.
+        evaluate: Returns metrics of the towers as they are; None: no evaluation, the last weights
+            are kept.
+        metrics: Names of what `evaluate` returns, the usual one first.
+        callbacks: Your own, of transformers' kind.
+
+    Raises:
+        ConfigError: a setting cannot act.
+        DataError: nothing is left to train on.
+    """
+    _check_settings(settings, towers, with_validation=evaluate is not None)
+    dataset = training_set(loss, examples)
+    unique = loss.batch_gives_negatives if batches.unique is None else batches.unique
+    if loss.batch_gives_negatives and min(batches.size, len(dataset[FIRST])) < 2:
+        raise ConfigError(
+            f"The loss '{loss.name}' takes the other pairs of a batch for negatives, and there are "
+            "none in batches of 1. Give larger batches, or more pairs."
+        )
+    return MatchTrainer(
+        towers,
+        module,
+        PairBatches(dataset, batches.size, unique),
+        settings,
+        output_dir=Path(output_dir),
+        evaluate=evaluate,
+        metrics=metrics,
+        callbacks=callbacks,
+    )
+
+
+def _check_settings(
+    settings: TrainingSettings, towers: SentenceTransformer, *, with_validation: bool
+) -> None:
+    if settings.patience is not None and not with_validation:
+        raise ConfigError(
+            f"patience={settings.patience} cannot act without a validation part. Give one, or "
+            "leave patience out."
+        )
+    if settings.adversarial != AdversarialSettings():
+        raise ConfigError(
+            f"adversarial '{settings.adversarial.name}' cannot act on towers, whose loss reads "
+            "several texts at once. Leave it out."
+        )
+    acting = {
+        "head_learning_rate": settings.head_learning_rate is not None,
+        "layer_decay": settings.layer_decay != 1,
+        "frozen_layers": settings.frozen_layers is not None,
+    }
+    if isinstance(towers[0], Router) and any(acting.values()):
+        name = next(name for name in acting if acting[name])
+        raise ConfigError(
+            f"{name} cannot act on two towers: it is for one encoder. Leave it out, or train one "
+            "tower."
+        )
+
+
+def _hidden_size(towers: SentenceTransformer) -> int:
+    model = towers.transformers_model
+    return 0 if model is None else int(getattr(model.config, "hidden_size", 0))
+
+
+def _is_of_towers(name: str, loss: nn.Module) -> bool:
+    """Say whether a tensor of a loss is one of its towers', as buffers that are not saved are."""
+    parts = name.split(".")
+    module: Any = loss
+    for part in parts[:-1]:
+        module = getattr(module, part)
+        if isinstance(module, SentenceTransformer):
+            return True
+    return False
