@@ -16,7 +16,7 @@ from nlp_tasks.cls.reading import TOKENIZER_FOLDER, TextReader
 from pipelines.cli import naming_plugins_of, settings_from
 from pipelines.corridor import STAGES
 
-TEXT_STAGES = ("nlp_pretrain", "nlp_cls")
+TEXT_STAGES = ("nlp_pretrain", "nlp_cls", "nlp_match", "nlp_mrc")
 """The commands whose runs hold an encoder of texts."""
 
 
@@ -39,7 +39,12 @@ def pretrained_folders(model: str) -> tuple[str | Path, str | Path]:
         )
     run = RunDir.open(model, TEXT_STAGES)
     weights = run.model if run.model.is_dir() else run.path / "model-1"
-    return weights, run.path / TOKENIZER_FOLDER
+    if not (weights / "config.json").is_file():
+        raise CheckpointError(
+            f"{model} holds two towers. Give the folder of one of them, below {weights}."
+        )
+    tokenizer = run.path / TOKENIZER_FOLDER
+    return weights, tokenizer if tokenizer.is_dir() else weights
 
 
 def open_pretrained(model: str, change: PretrainedSettings) -> tuple[Encoder, str | Path]:

@@ -49,14 +49,15 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_command_on_the_samples_runs(working_folder: Path) -> None:
-    made: set[str] = set()
+    made: dict[str, str] = {}
     for name, *arguments in commands(fenced("bash")):
         folder = option(arguments, "--run")
         if any(SAMPLES in argument for argument in arguments) or folder in made:
             finished = succeed(name, *arguments)
             assert name != "rec_recommend" or "newest events" in finished.out
-            made.add(str(folder))
-    assert all((working_folder / folder / "report.html").exists() for folder in made)
+            made[str(folder)] = name
+    reported = [folder for folder, name in made.items() if name not in ("nlp_search", "nlp_answer")]
+    assert all((working_folder / folder / "report.html").exists() for folder in reported)
     assert SAMPLES not in README or made
 
 

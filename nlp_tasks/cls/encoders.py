@@ -13,6 +13,9 @@ from nlp_tasks.cls.config import PretrainedSettings
 ENCODER_FIELDS = tuple(name for name in EncoderConfig.__annotations__ if name != "add_pooler")
 """Fields of the config that describe the encoder and the structure on it, and no classifier."""
 
+WITHOUT_ENCODER = "idbert_dgcnn_reader"
+"""The model_type of a model of texts of ours that stands on no encoder."""
+
 
 def open_text_encoder(
     folder_or_name: str | Path,
@@ -36,6 +39,11 @@ def open_text_encoder(
     if (folder / "config.json").is_file():
         fields = read_model_config(folder)
         architecture = (fields.get("architectures") or [None])[0]
+        if fields.get("model_type") == WITHOUT_ENCODER:
+            raise CheckpointError(
+                f"{folder} holds a reader of the kind DGCNN, which has no encoder to start from. "
+                "Give a BERT or NEZHA, or a run that was trained from one."
+            )
         if architecture in ITEM_MODELS:
             raise CheckpointError(
                 f"{folder} holds a {architecture}: an encoder of item ids, which knows no words. "

@@ -140,3 +140,15 @@ def test_what_cannot_be_is_said_before_training(bert, tmp_path, arguments, words
     )
     assert finished.status in (1, 2) and words in finished.message
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_classifier_starts_from_towers_but_not_from_two(bert, tmp_path):
+    write(texts(40), tmp_path / "texts.jsonl")
+    classify = ("nlp_cls", "--data.train", tmp_path / "texts.jsonl", "--text.max_length=32", *QUICK)
+    folder, _ = match(bert, tmp_path, "binary")
+    succeed(*classify, "--model", folder, "--run", tmp_path / "classifier")
+    one = tmp_path / "two"
+    one.mkdir()
+    two, _ = match(bert, one, "binary", "--towers.two_towers=true")
+    refused = run(*classify, "--model", two, "--run", tmp_path / "refused")
+    assert refused.status == 1 and "holds two towers. Give the folder of one" in refused.message

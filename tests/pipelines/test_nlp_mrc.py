@@ -13,6 +13,7 @@ from idbert.errors import CheckpointError
 from nlp_tasks.mrc import Reader, read_questions, validation
 from nlp_tasks.mrc.metrics import score_answers
 from tests.nlp_tasks.mrc.reading_world import questions, reading_bert, write_questions
+from tests.nlp_tasks.text_world import texts, write
 from tests.pipelines.commands import run, succeed, weights
 
 SMALL = (
@@ -272,3 +273,15 @@ def test_a_damaged_run_is_not_opened(folder, tmp_path):
     again = succeed("nlp_mrc", "--config", copied / "config.yaml", "--run", copied)
     assert "It is made again from the newest checkpoint" in again.err
     assert Reader.load(copied).decoding == Reader.load(folder / "run").decoding
+
+
+def test_a_classifier_starts_from_a_reader_but_not_from_one_without_bert(folder, tmp_path):
+    write(texts(40), tmp_path / "texts.jsonl")
+    classify = ("nlp_cls", "--data.train", tmp_path / "texts.jsonl", "--training.max_steps=2")
+    classify = (*classify, "--text.max_length=32")
+    succeed(*classify, "--model", folder / "run", "--run", tmp_path / "classifier")
+    dgcnn = tmp_path / "dgcnn"
+    data = ("--data.train", folder / "train.jsonl", "--reader=dgcnn")
+    succeed("nlp_mrc", "--run", dgcnn, *data, *TINY)
+    refused = run(*classify, "--model", dgcnn, "--run", tmp_path / "refused")
+    assert refused.status == 1 and "DGCNN" in refused.message
