@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="dev questions")
     parser.add_argument("--dgcnn-epochs", type=int, default=30)
     parser.add_argument("--only", nargs="+", default=["ours", "plain", "dgcnn"])
-    parser.add_argument("--ours", nargs="*", default=[], help="more settings of our reader")
+    parser.add_argument(
+        "--ours", nargs="*", default=[], metavar="NAME=VALUE", help="more settings of our reader"
+    )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     train = read_questions(given.questions / "train.jsonl", AnswerSettings(empty_questions="drop"))
@@ -92,7 +94,11 @@ def our_settings(given: argparse.Namespace, name: str, seed: int, folder: Path) 
     settings += [f"--windows.stride={stride}", f"--batches.max_sequences={given.batch}"]
     settings += [f"--batches.token_budget={given.batch * given.max_length}"]
     settings += [f"--training.epochs={given.epochs}", "--training.precision=float32"]
-    return [*settings, f"--training.learning_rate={given.learning_rate}", *given.ours]
+    return [
+        *settings,
+        f"--training.learning_rate={given.learning_rate}",
+        *(f"--{setting}" for setting in given.ours),
+    ]
 
 
 def plain_settings(given: argparse.Namespace, seed: int, folder: Path) -> list[object]:

@@ -63,6 +63,8 @@ def own_encoder(
     """Open an encoder with a structure of ours on it; arguments as for `bare_encoder`."""
     if encoder is None:
         encoder = open_text_encoder(source, settings.encoder)
+    if settings.layers is not None:  # now, so that a fusion is built for the layers that are left
+        _cut(encoder, settings.layers, source)
     config = EncoderConfig(**{name: getattr(encoder.config, name) for name in ENCODER_FIELDS})
     config._attn_implementation = encoder.config._attn_implementation
     settings.structure.apply_to(config)
@@ -118,6 +120,22 @@ def keep_layers(module: InputModule, count: int, source: str) -> None:
         ConfigError: it has fewer, its layers are not found, or a fusion reads those above.
     """
     encoder = encoder_of_module(module)
+    if isinstance(module, IdbertEncoder):
+        config = module.model.config
+        if count == config.num_hidden_layers:
+            return
+        if module.model.backbone.fusion.needs_all_states:
+            raise ConfigError(
+                f"layers={count} cannot act on '{source}', whose fusion '{config.fusion}' was "
+                "trained on all of its layers. Give another structure with it, or leave it out."
+            )
+    _cut(encoder, count, source)
+    if isinstance(module, IdbertEncoder):
+        module.model.config.num_hidden_layers = count
+
+
+def _cut(encoder: nn.Module | None, count: int, source: str) -> None:
+    """Drop the upper layers of an encoder, and say so in its config."""
     stack = getattr(encoder, "encoder", None)
     layers = getattr(stack, "layer", None)
     if encoder is None or stack is None or not isinstance(layers, nn.ModuleList):
@@ -126,14 +144,6 @@ def keep_layers(module: InputModule, count: int, source: str) -> None:
         )
     if count > len(layers):
         raise ConfigError(f"layers is {count}, and '{source}' has {len(layers)}. Lower it.")
-    if isinstance(module, IdbertEncoder):
-        config = module.model.config
-        if module.model.backbone.fusion.needs_all_states:
-            raise ConfigError(
-                f"layers={count} cannot act with the fusion '{config.fusion}', which reads all "
-                "layers. Name the layers that it joins with structure.fusion.layers."
-            )
-        config.num_hidden_layers = count
     stack.layer = layers[:count]
     encoder.config.num_hidden_layers = count  # type: ignore[union-attr, assignment]
 

@@ -242,12 +242,23 @@ def test_a_batch_has_a_size():
     [
         (TowerSettings(max_length=99), "has positions for 32 tokens"),
         (TowerSettings(layers=3), "layers is 3, and .* has 2"),
-        (TowerSettings(layers=1, structure=OWN), "cannot act with the fusion 'mean'"),
+        (TowerSettings(layers=3, structure=OWN), "layers is 3, and .* has 2"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(bert: Path, settings, words: str):
     with pytest.raises(ConfigError, match=words):
         build_towers(bert, settings)
+
+
+def test_a_fusion_is_built_for_the_layers_that_are_kept(bert: Path, tmp_path: Path):
+    towers = build_towers(bert, TowerSettings(layers=1, structure=OWN))
+    backbone = towers[0].model.backbone
+    assert len(backbone.encoder.encoder.layer) == 1 and backbone.fusion.num_states == 2
+    folder = saved(towers, tmp_path / "towers")
+    np.testing.assert_array_equal(open_towers(folder).encode(TEXTS), towers.encode(TEXTS))
+    whole = saved(build_towers(bert, TowerSettings(structure=OWN)), tmp_path / "whole")
+    with pytest.raises(ConfigError, match="fusion 'mean' was trained on all of its layers"):
+        build_towers(whole, TowerSettings(layers=1))
 
 
 def change(file: Path, change_value) -> None:
