@@ -24,97 +24,31 @@ The ablations' dev figures are the ones to set beside the paper's; the choice us
 """
 
 import argparse
-import json
 import math
 import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from benchmarks.text_classification import as_markdown, execute, spread
-from idbert.evaluation.bootstrap import LEVEL, RESAMPLES
-from idbert.files import written_aside
-from nlp_tasks.match.metrics import similarity_metrics
-from nlp_tasks.match.resampling import paired_spearman
-from nlp_tasks.match.scoring import encode
-from nlp_tasks.match.settings import TowerSettings
-from nlp_tasks.match.towers import build_towers
+from benchmarks.similarity_recipes import (
+    CONCATENATIONS,
+    MAX_LENGTH,
+    PARTS,
+    PLAIN,
+    POOLINGS,
+    RECIPES,
+    Corpus,
+    concatenated,
+    read_rows,
+    write_rows,
+)
+from benchmarks.similarity_tables import choose, print_ablations, print_choice, print_comparison
+from benchmarks.text_classification import execute
 
 MODEL_OF = {"stsb_en": "minilm", "stsb_zh": "me5"}
-PARTS = {"train": "train", "dev": "validation", "test": "test"}
-"""By the name of the file, what nlp_match calls the part."""
-MAX_LENGTH = 128
 HIGHEST_CLASS = 5
-
-PLAIN = "cosine_mse, mean, last layer"
-ANGLE = "--loss.name=AnglELoss"
-COSENT = "--loss.name=cosent"
-COSINE_MSE = "--loss.name=cosine_mse"
-FUSION = "--towers.structure.fusion.name=softmax"
-RECIPES: dict[str, tuple[str, ...]] = {
-    PLAIN: (COSINE_MSE, "--towers.pooling=mean"),
-    "cosine_mse, cls, last layer": (COSINE_MSE, "--towers.pooling=cls"),
-    "cosine_mse, max, last layer": (COSINE_MSE, "--towers.pooling=max"),
-    "cosine_mse, mean_max, last layer": (COSINE_MSE, "--towers.pooling=mean_max"),
-    "cosine_mse, mean, softmax of layers": (COSINE_MSE, "--towers.pooling=mean", FUSION),
-    "cosent, mean, last layer": (COSENT, "--towers.pooling=mean"),
-    "AnglE, mean, last layer": (ANGLE, "--towers.pooling=mean"),
-    "cosent, mean_max, last layer": (COSENT, "--towers.pooling=mean_max"),
-    "cosent, mean, softmax of layers": (COSENT, "--towers.pooling=mean", FUSION),
-}
-"""What can be chosen, and how nlp_match is told."""
-
-POOLINGS = {
-    PLAIN: ("mean", 87.44),
-    "cosine_mse, max, last layer": ("max", 69.92),
-    "cosine_mse, cls, last layer": ("cls", 86.62),
-}
-CONCATENATIONS = {
-    "uv": ("(u, v)", 66.04),
-    "diff": ("(\\|u-v\\|)", 69.78),
-    "uv_diff": ("(u, v, \\|u-v\\|)", 80.78),
-}
-"""How the table calls what is trained, and the paper's figure."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A set of pairs, and how towers are trained on it."""
-
-    name: str
-    folder: Path
-    model: str
-    layers: int | None
-    seeds: tuple[int, ...]
-    shared: tuple[str, ...]
-    head_rate: float
-    is_ablated: bool
-
-    def run(self, recipe: str, seed: int) -> Path:
-        """Return where a run lies."""
-        words = recipe.replace(", ", "-").replace(" ", "_")
-        return self.folder / f"{words}-seed{seed}"
-
-    def labels(self, part: str) -> np.ndarray:
-        """Return the scores of a part, in the order of its file."""
-        return np.array([row["label"] for row in read_rows(self.folder / f"{part}.jsonl")])
-
-    def cosines(self, recipe: str, seed: int, part: str) -> np.ndarray:
-        """Return what a run says of a part, in the order of its file."""
-        file = self.run(recipe, seed) / f"predictions-{PARTS[part]}.parquet"
-        table = pd.read_parquet(file).sort_values("row")
-        return table["cosine"].to_numpy()
-
-    def figures(self, recipe: str, part: str) -> list[float]:
-        """Return Spearman's correlation of each seed's run."""
-        truth = self.labels(part)
-        return [spearman(self.cosines(recipe, seed, part), truth) for seed in self.seeds]
 
 
 def main() -> None:
@@ -207,23 +141,6 @@ def prepare(name: str, given: argparse.Namespace, seeds: tuple[int, ...]) -> Cor
     )
 
 
-def read_rows(file: Path) -> list[dict]:
-    """Read JSON lines."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def write_rows(rows: list[dict], file: Path) -> None:
-    """Write JSON lines."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with written_aside(file) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-def concatenated(concatenation: str) -> str:
-    """Return the name of the recipe whose classifier reads a concatenation."""
-    return f"softmax, {concatenation}"
-
-
 def first_runs(corpus: Corpus, seed: int) -> list[str]:
     """Return the recipes that run at a seed, whichever is chosen."""
     recipes = [*RECIPES] if seed == corpus.seeds[0] else [PLAIN]
@@ -258,7 +175,7 @@ def command(corpus: Corpus, recipe: str, seed: int) -> list[str]:
         *(f"--data.{part}={corpus.folder / f'{part}{suffix}.jsonl'}" for part in PARTS),
         f"--data.kind={'class' if of_classes else 'score'}",
         *settings,
-        *of_layers(corpus, settings),
+        *([] if corpus.layers is None else [f"--towers.layers={corpus.layers}"]),
         *corpus.shared,
         f"--training.seed={seed}",
     ]
@@ -273,126 +190,6 @@ def of_concatenation(corpus: Corpus, recipe: str) -> tuple[str, ...]:
         "--towers.normalize=false",
         f"--training.head_learning_rate={corpus.head_rate}",
     )
-
-
-def of_layers(corpus: Corpus, settings: tuple[str, ...]) -> list[str]:
-    """Return the settings that read only the lowest layers.
-
-    A fusion of layers does not let any be cut off, but need not read them.
-    """
-    if corpus.layers is None:
-        return []
-    if FUSION in settings:
-        return [f"--towers.structure.fusion.layers={[*range(corpus.layers + 1)]}"]
-    return [f"--towers.layers={corpus.layers}"]
-
-
-def spearman(cosines: np.ndarray, truth: np.ndarray) -> float:
-    """Return Spearman's correlation in points."""
-    return 100 * similarity_metrics(cosines, truth, "score")["spearman"]
-
-
-def choose(corpus: Corpus) -> str:
-    """Return the recipe that is best on dev at the first seed, the plain one aside."""
-    figures = dev_of_recipes(corpus)
-    return max((recipe for recipe in RECIPES if recipe != PLAIN), key=lambda one: figures[one])
-
-
-def dev_of_recipes(corpus: Corpus) -> dict[str, float]:
-    """Return each recipe's figure on dev at the first seed."""
-    truth, seed = corpus.labels("dev"), corpus.seeds[0]
-    return {recipe: spearman(corpus.cosines(recipe, seed, "dev"), truth) for recipe in RECIPES}
-
-
-def print_choice(corpus: Corpus) -> None:
-    """Print what was chosen from."""
-    figures = pd.Series(dev_of_recipes(corpus)).sort_values(ascending=False)
-    column = f"dev, seed {corpus.seeds[0]}"
-    print(f"## {corpus.name}\n\nRecipes (loss, pooling, fusion):\n")
-    print(as_markdown(figures.map("{:.2f}".format).to_frame(column)), flush=True)
-
-
-def print_comparison(corpus: Corpus, chosen: str) -> None:
-    """Print the chosen recipe beside the plain one, and both beside no training."""
-    ours, plain = (
-        [corpus.cosines(recipe, seed, "test") for seed in corpus.seeds]
-        for recipe in (chosen, PLAIN)
-    )
-    truth = corpus.labels("test")
-    before = {part: untrained(corpus, part) for part in ("dev", "test")}
-    rows = {
-        "before training": {
-            **{part: f"{before[part]:.2f}" for part in before},
-            "against plain, test": "",
-        }
-    }
-    for recipe, name in ((PLAIN, f"plain: {PLAIN}"), (chosen, f"chosen: {chosen}")):
-        rows[name] = {part: spread(corpus.figures(recipe, part)) for part in before}
-        rows[name]["against plain, test"] = ""
-    rows[f"chosen: {chosen}"]["against plain, test"] = over_seeds(ours, plain, truth)
-    print(f"\n{len(truth)} pairs of test, seeds {', '.join(map(str, corpus.seeds))}:\n")
-    print(as_markdown(pd.DataFrame.from_dict(rows, orient="index")))
-    by_seed = {
-        f"seed {seed}": {"chosen against plain, test": show(*paired_spearman(a, b, truth))}
-        for seed, a, b in zip(corpus.seeds, ours, plain, strict=True)
-    }
-    print(f"\n{as_markdown(pd.DataFrame.from_dict(by_seed, orient='index'))}", flush=True)
-
-
-def over_seeds(ours: list[np.ndarray], plain: list[np.ndarray], truth: np.ndarray) -> str:
-    """Return the mean difference over seeds, and its interval over pairs of texts."""
-    sides = list(zip(ours, plain, strict=True))
-    whole = np.mean([paired_spearman(a, b, truth, resamples=1).difference for a, b in sides])
-    # One draw at a time: its number is its seed, so that all training seeds see the same pairs.
-    drawn = [
-        np.mean([paired_spearman(a, b, truth, resamples=1, seed=draw).low for a, b in sides])
-        for draw in range(RESAMPLES)
-    ]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return show(whole, low, high)
-
-
-def show(difference: float, low: float, high: float) -> str:
-    """Return a difference and its interval in points."""
-    return f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-
-
-def untrained(corpus: Corpus, part: str) -> float:
-    """Return the figure of the model as it is: its own pooling, or the mean of its tokens."""
-    file = corpus.folder / f"untrained-{part}.npy"
-    if not file.exists():
-        settings = TowerSettings(layers=corpus.layers, max_length=MAX_LENGTH)
-        towers = build_towers(corpus.model, settings)
-        rows = read_rows(corpus.folder / f"{part}.jsonl")
-        a, b = (encode(towers, [row[text] for row in rows]) for text in ("text_a", "text_b"))
-        cosines = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-        with written_aside(file) as aside, aside.open("wb") as opened:
-            np.save(opened, cosines.numpy())
-    return spearman(np.load(file), corpus.labels(part))
-
-
-def print_ablations(corpus: Corpus) -> None:
-    """Print poolings and concatenations beside the paper's figures."""
-    poolings = {name: (recipe, paper) for recipe, (name, paper) in POOLINGS.items()}
-    classifiers = {
-        name: (concatenated(concatenation), paper)
-        for concatenation, (name, paper) in CONCATENATIONS.items()
-    }
-    published = "Reimers and Gurevych 2019, table 6 (BERT-base, dev of stsb_en)"
-    for title, trained_on, ablation in (
-        ("Pooling, cosine_mse on scores", "STS-B", poolings),
-        ("Concatenation, softmax on whole classes, mean pooling", "NLI", classifiers),
-    ):
-        rows = {
-            name: {
-                "dev": spread(corpus.figures(recipe, "dev")),
-                "test": spread(corpus.figures(recipe, "test")),
-                f"{published}, trained on {trained_on}": f"{paper:.2f}",
-            }
-            for name, (recipe, paper) in ablation.items()
-        }
-        print(f"\n{title}:\n\n{as_markdown(pd.DataFrame.from_dict(rows, orient='index'))}")
-    print(flush=True)
 
 
 if __name__ == "__main__":
