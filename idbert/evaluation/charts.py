@@ -45,8 +45,10 @@ def curve_chart(curve: Sequence[Mapping[str, float]], metric: str = "ndcg@10") -
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
         loss_axes, metric_axes = figure.subplots(1, 2)
-        _line(loss_axes, curve, "loss", "Training loss")
-        epochs, values = _line(metric_axes, curve, metric, f"Validation {label(metric)}", "o")
+        line_by_epoch(loss_axes, curve, "loss", "Training loss")
+        epochs, values = line_by_epoch(
+            metric_axes, curve, metric, f"Validation {label(metric)}", "o"
+        )
         if values:
             best = max(range(len(values)), key=values.__getitem__)
             metric_axes.plot(epochs[best], values[best], "o", color=ACCENT, markersize=8)
@@ -84,7 +86,7 @@ def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str]
         return svg(figure)
 
 
-def _line(
+def line_by_epoch(
     axes: Axes, curve: Sequence[Mapping[str, float]], key: str, title: str, marker: str = ""
 ) -> tuple[list[float], list[float]]:
     """Draw the points that hold `key` against their epoch, and return both."""

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from idbert.evaluation.charts import ACCENT, GRID, QUIET, STYLE, WIDTH_IN, svg
+from idbert.evaluation.charts import ACCENT, GRID, QUIET, STYLE, WIDTH_IN, line_by_epoch, svg
 
 METRIC_NAMES = {
     "accuracy": "Accuracy",
@@ -20,6 +19,8 @@ METRIC_NAMES = {
     "spearman": "Spearman",
     "mse": "Mean squared error",
     "mae": "Mean absolute error",
+    "auc": "AUC",
+    "mrr": "MRR",
 }
 SMALLER_IS_BETTER = ("mse", "mae", "loss")
 MOST_POINTS = 2000
@@ -42,9 +43,9 @@ def curve_chart(curve: Sequence[Mapping[str, float]], metric: str) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
         loss_axes, metric_axes = figure.subplots(1, 2)
-        _line(loss_axes, curve, "loss", "Training loss")
-        title = f"{metric_name(metric)} of the validation rows"
-        epochs, values = _line(metric_axes, curve, key, title, "o")
+        line_by_epoch(loss_axes, curve, "loss", "Training loss")
+        title = f"{metric_name(metric)} of the validation part"
+        epochs, values = line_by_epoch(metric_axes, curve, key, title, "o")
         if values:
             choose = min if metric in SMALLER_IS_BETTER else max
             best = choose(range(len(values)), key=values.__getitem__)
@@ -69,18 +70,3 @@ def scatter_chart(targets_N: Float[np.ndarray, "N"], predicted_N: Float[np.ndarr
         axes.set_facecolor("none")
         axes.tick_params(length=0, color=GRID)
         return svg(figure)
-
-
-def _line(
-    axes: Axes, curve: Sequence[Mapping[str, float]], key: str, title: str, marker: str = ""
-) -> tuple[list[float], list[float]]:
-    """Draw the points that hold `key` against their epoch, and return both."""
-    points = [(point["epoch"], point[key]) for point in curve if key in point]
-    epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
-    axes.plot(epochs, values, color=ACCENT, marker=marker, markersize=3.5, linewidth=1.6)
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
-    axes.tick_params(length=0)
-    if not values:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=QUIET)
-    return epochs, values

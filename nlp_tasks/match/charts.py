@@ -1,64 +1,22 @@
 """Charts of a matching report, in the look of the other reports' charts."""
 
-from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from idbert.evaluation.charts import ACCENT, GRID, INK, QUIET, STYLE, WIDTH_IN, svg
+from idbert.evaluation.charts import ACCENT, GRID, INK, STYLE, WIDTH_IN, svg
+from nlp_tasks.cls.charts import metric_name
 from nlp_tasks.match.metrics import threshold_curve
 from nlp_tasks.match.resampling import ScoredPairs
 
-METRIC_NAMES = {
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "auc": "AUC",
-    "average_precision": "Average precision",
-    "accuracy": "Accuracy",
-    "f1": "F1",
-    "precision": "Precision",
-    "recall": "Recall",
-    "macro_f1": "Macro F1",
-    "mrr": "MRR",
-    "loss": "Loss",
-}
 OTHER = "#c4580a"
 BINS = 30
 CELLS = 10
 """Groups of pairs of about equal number whose share of label 1 is shown."""
 MOST_POINTS = 2000
 """Dots of a scatter chart; of more pairs an evenly spaced choice is drawn."""
-
-
-def metric_name(metric: str) -> str:
-    """Return a metric's name as people write it: "recall@10" is "Recall@10"."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " ").capitalize())
-
-
-def curve_chart(curve: Sequence[Mapping[str, float]], metric: str) -> str:
-    """Draw the training loss, and beside it the validation metric, by epoch; return the SVG.
-
-    Args:
-        curve: points with "epoch" and "loss" or the metric; a point may hold both.
-        metric: the validation metric, by its name in the points; "loss" is "validation_loss" there.
-    """
-    key = "validation_loss" if metric == "loss" else metric
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
-        loss_axes, metric_axes = figure.subplots(1, 2)
-        _line(loss_axes, curve, "loss", "Training loss")
-        title = f"{metric_name(metric)} of the validation pairs"
-        epochs, values = _line(metric_axes, curve, key, title, "o")
-        if values:
-            choose = min if metric == "loss" else max
-            best = choose(range(len(values)), key=values.__getitem__)
-            metric_axes.plot(epochs[best], values[best], "o", color=ACCENT, markersize=8)
-            title = f"{metric_name(metric)}, best {values[best]:.4f} at epoch {epochs[best]:g}"
-            metric_axes.set_title(title)
-        return svg(figure)
 
 
 def score_chart(pairs: ScoredPairs) -> str:
@@ -137,18 +95,3 @@ def _cells(pairs: ScoredPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores = np.array([pairs.scores[part].mean(dtype=np.float64) for part in parts])
     shares = np.array([(pairs.targets[part] == 1).mean() for part in parts])
     return scores, shares, 1.96 * np.sqrt(shares * (1 - shares) / counts)
-
-
-def _line(
-    axes: Axes, curve: Sequence[Mapping[str, float]], key: str, title: str, marker: str = ""
-) -> tuple[list[float], list[float]]:
-    """Draw the points that hold `key` against their epoch, and return both."""
-    points = [(point["epoch"], point[key]) for point in curve if key in point]
-    epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
-    axes.plot(epochs, values, color=ACCENT, marker=marker, markersize=3.5, linewidth=1.6)
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
-    axes.tick_params(length=0)
-    if not values:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=QUIET)
-    return epochs, values

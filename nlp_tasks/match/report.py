@@ -11,7 +11,8 @@ from scipy.stats import rankdata
 
 from idbert.errors import ShapeError
 from idbert.evaluation.page import render_page
-from nlp_tasks.match.charts import curve_chart, metric_name, score_chart, threshold_chart
+from nlp_tasks.cls.charts import curve_chart, metric_name
+from nlp_tasks.match.charts import score_chart, threshold_chart
 from nlp_tasks.match.metrics import DEFAULT_METRIC, METRICS_OF, best_thresholds, similarity_metrics
 from nlp_tasks.match.pairs import NO_ROW, PairExamples
 from nlp_tasks.match.resampling import RESAMPLED, ScoredPairs, similarity_interval

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from idbert.errors import ShapeError
-from nlp_tasks.match.charts import curve_chart, metric_name, score_chart
+from nlp_tasks.cls.charts import curve_chart, metric_name
+from nlp_tasks.match.charts import score_chart
 from nlp_tasks.match.metrics import METRICS_OF, similarity_metrics
 from nlp_tasks.match.pairs import NO_ROW, PairExamples
 from nlp_tasks.match.report import MOST_CHARACTERS, MatchContent, match_report_html, worst_pairs
@@ -123,7 +124,7 @@ def test_a_run_without_labels_shows_how_well_it_searches():
     content = MatchContent("A run", retrieval={"dev": {"mrr": 0.25}}, curve=CURVE[:1])
     page = match_report_html(content)
     assert re.findall("<h2>(.*)</h2>", page) == ["Search", "Training"]
-    assert "<dt>MRR</dt><dd>0.2500</dd>" in page and "MRR of the validation pairs" in page
+    assert "<dt>MRR</dt><dd>0.2500</dd>" in page and "MRR of the validation part" in page
 
 
 def test_parts_without_content_are_left_out():
