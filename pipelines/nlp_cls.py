@@ -44,7 +44,9 @@ class NlpClsSettings(RunFolder):
     """Sentences that stand in many texts and are dropped"""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """Which rows are trained on"""
-    encoder: PretrainedSettings = field(default_factory=PretrainedSettings)
+    encoder: PretrainedSettings = field(
+        default=PretrainedSettings(hidden_dropout=0.2, attention_dropout=0.2)
+    )
     """What is changed about the pretrained encoder"""
     structure: StructureSettings = field(default_factory=StructureSettings)
     """Fusion of the layers, and a block on it"""
@@ -56,7 +58,7 @@ class NlpClsSettings(RunFolder):
     """probe: the head starts as a regression on the pretrained encoder's vectors, so that it need
     not find its way through them first; random: from random weights. auto: probe where the head is
     linear and nothing untrained stands below it."""
-    loss: ClassifierLossSettings = field(default_factory=ClassifierLossSettings)
+    loss: ClassifierLossSettings = field(default=ClassifierLossSettings(r_drop=1.0))
     """The loss over the labels"""
     batches: BatchSettings = field(default=BatchSettings(token_budget=4096, max_sequences=32))
     """Length buckets of up to 32 texts under a token budget"""

@@ -27,7 +27,7 @@ from idbert.nn.pooling import PoolingSettings, build_pooling
 from idbert.nn.saved_models import open_saved
 from idbert.nn.structure import StructureSettings
 from nlp_tasks.cls.additions import AuxiliaryHead, symmetric_divergence
-from nlp_tasks.cls.config import ClassifierConfig, ClassifierLossSettings
+from nlp_tasks.cls.config import R_DROP_SHARE, ClassifierConfig, ClassifierLossSettings
 from nlp_tasks.cls.encoders import ENCODER_FIELDS, open_text_encoder, read_model_config
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             label_loss_options=plain_options(loss.options),
             auxiliary_share=loss.share,
             r_drop=loss.r_drop,
-            r_drop_share=1.0 if loss.r_drop_share is None else loss.r_drop_share,
+            r_drop_share=R_DROP_SHARE if loss.r_drop_share is None else loss.r_drop_share,
         )
         config._attn_implementation = pretrained.config._attn_implementation
         (structure or StructureSettings()).apply_to(config)

@@ -168,7 +168,7 @@ def test_the_auxiliary_head_has_its_share_of_the_loss_and_none_of_the_prediction
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_r_drop_reads_a_batch_twice_and_draws_the_readings_together(bert, kind):
-    model = build(bert, kind, loss=ClassifierLossSettings(r_drop=2.0)).train()
+    model = build(bert, kind, loss=ClassifierLossSettings(r_drop=2.0, r_drop_share=1)).train()
     inputs = batch(kind)
     torch.manual_seed(5)
     loss = model(**inputs).loss
@@ -184,9 +184,8 @@ def test_r_drop_reads_a_batch_twice_and_draws_the_readings_together(bert, kind):
     assert torch.allclose(single.loss, model.losses(single.logits, labels).mean(), atol=1e-6)
 
 
-def test_r_drop_may_read_a_share_of_the_batch_twice(bert):
-    loss = ClassifierLossSettings(r_drop=2.0, r_drop_share=0.5)
-    model = build(bert, loss=loss).train()
+def test_r_drop_reads_half_of_the_batch_twice_unless_it_is_told_otherwise(bert):
+    model = build(bert, loss=ClassifierLossSettings(r_drop=2.0)).train()
     inputs = batch()
     torch.manual_seed(5)
     actual = model(**inputs).loss
