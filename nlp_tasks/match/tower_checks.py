@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers.base.modules import Router
-from sentence_transformers.util import load_file_path
+from sentence_transformers.util import import_from_string, load_file_path
 from transformers.utils import logging as transformers_logging
 
 from idbert.errors import CheckpointError
@@ -16,6 +16,17 @@ from nlp_tasks.match.encoder_module import OWN_MODULES
 
 MODULES_FILE, ROUTER_FILE = "modules.json", "router_config.json"
 THEIRS = "sentence_transformers."
+
+_FAILURES = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+)
+"""What sentence-transformers and transformers raise where a folder is not what it should be."""
 
 
 @contextmanager
@@ -35,7 +46,7 @@ def explained(source: str) -> Iterator[None]:
     """Turn what sentence-transformers and transformers raise into one clear error."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except _FAILURES as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
             f"'{source}' cannot be opened as a SentenceTransformer: {reason} Copy the folder again."
@@ -67,11 +78,11 @@ def check_classes(source: str) -> bool:
     """
     file = modules_file(source)
     assert file is not None  # `holds_towers` has said so
-    names = []
-    for module in _entries(file):
-        names.append(str(module.get("type")))
-        if names[-1].rpartition(".")[2] == Router.__name__:
-            names += _routed(source, str(module.get("path", "")))
+    names = [
+        name
+        for entry in _entries(file)
+        for name in _classes(source, str(entry.get("type")), str(entry.get("path", "")))
+    ]
     foreign = [name for name in names if not name.startswith(THEIRS) and name not in OWN_MODULES]
     if foreign:
         raise CheckpointError(
@@ -92,13 +103,34 @@ def _entries(file: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _routed(source: str, path: str) -> list[str]:
+def _classes(source: str, name: str, path: str) -> Iterator[str]:
+    """Yield a class and those that it opens itself, as a router does, in a router too."""
+    yield name
+    if _is_router(name):
+        for folder, inner in _routed(source, path).items():
+            if not Path(folder).parts or ".." in Path(folder).parts:
+                raise CheckpointError(f"'{source}' has a router that leads back to '{folder}'.")
+            yield from _classes(source, inner, f"{path}/{folder}" if path else folder)
+
+
+def _is_router(name: str) -> bool:
+    """Say whether a class of theirs is a router, by whichever of its names."""
+    if not name.startswith(THEIRS):
+        return False
+    try:
+        return issubclass(import_from_string(name), Router)
+    except (ImportError, AttributeError, TypeError):
+        return False  # opening it says what is the matter
+
+
+def _routed(source: str, path: str) -> dict[str, str]:
+    """Return the classes that a router leads to, by their folders."""
     name = f"{path}/{ROUTER_FILE}" if path else ROUTER_FILE
     local = Path(source) / name
     file = local if local.is_file() else load_file_path(source, name)
     try:
         types = json.loads(Path(str(file)).read_text(encoding="utf-8"))["types"]
-        return [str(value) for value in types.values()]
+        return {str(folder): str(value) for folder, value in types.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"'{source}' does not say which modules its router leads to: {error}."

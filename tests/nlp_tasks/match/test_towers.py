@@ -286,6 +286,38 @@ def test_a_foreign_class_behind_a_router_is_never_opened(bert: Path, tmp_path: P
         open_towers(folder)
 
 
+@pytest.mark.parametrize("name", ["Router", "Asym"])
+@pytest.mark.parametrize("is_inside", [False, True], ids=["alone", "in a router"])
+def test_a_router_by_any_name_opens_no_door_to_other_code(
+    bert: Path, tmp_path: Path, name: str, is_inside: bool
+):
+    folder = saved(build_towers(bert, TowerSettings(structure=OWN)), tmp_path / "towers")
+    (folder / "evil.py").write_text("raise SystemExit('this code was run')")
+    kind = f"sentence_transformers.models.{name}"
+    inner = folder / "2_Router" / "inside" if is_inside else folder / "2_Router"
+    inner.mkdir(parents=True)
+    router = {"structure": {"query": ["evil"]}, "parameters": {"default_route": "query"}}
+    (inner / "router_config.json").write_text(json.dumps(router | {"types": {"evil": "evil.Evil"}}))
+    if is_inside:
+        outer = json.dumps(router | {"types": {"inside": kind}})
+        (folder / "2_Router" / "router_config.json").write_text(outer)
+    entry = {"idx": 2, "name": "2", "path": "2_Router", "type": kind}
+    change(folder / "modules.json", lambda value: value.append(entry))
+    with pytest.raises(CheckpointError, match="names the class 'evil.Evil'"):
+        open_towers(folder)
+
+
+@pytest.mark.parametrize("way_back", ["..", ".", "a/../.."])
+def test_a_router_that_leads_back_is_refused(bert: Path, tmp_path: Path, way_back: str):
+    folder = saved(build_towers(bert, TowerSettings(two_towers=True)), tmp_path / "towers")
+    change(
+        folder / "router_config.json",
+        lambda value: value["types"].update({way_back: "sentence_transformers.models.Router"}),
+    )
+    with pytest.raises(CheckpointError, match="a router that leads back to"):
+        open_towers(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "value"),
     [
@@ -330,12 +362,12 @@ def test_a_card_says_how_the_towers_are_opened(bert: Path):
         pairs=1234,
         loss="cosent",
         figures={"validation": {"auc": 0.87654}},
-        examples=['say "hello"\nnow'],
+        examples=['say "hello"\nnow', "a path C:\\new\\"],
         languages=("zh",),
     )
     plain = model_card(build_towers(bert, TowerSettings()), facts)
     for words in ("SentenceTransformer(", "1,234 pairs of pairs.jsonl", "0.8765", "- zh", "# mine"):
         assert words in plain
-    assert "say 'hello' now" in plain
+    assert 'encode(["say \\"hello\\" now", "a path C:\\\\new\\\\"])' in plain
     ours = model_card(build_towers(bert, TowerSettings(structure=OWN, two_towers=True)), facts)
     assert "open_towers(" in ours and 'task="query"' in ours
