@@ -247,15 +247,16 @@ def _best(
 ) -> tuple[Float32[np.ndarray, "Q K"], Int64[np.ndarray, "Q K"]]:
     """Return the largest scores of each row and their places; of equal ones the lower place."""
     first = scores.shape[1] - width
-    rows = np.argpartition(scores, first, axis=1)[:, first:] if first else _all_places(scores)
-    rows = np.sort(rows, axis=1)
+    least = np.partition(scores, first, axis=1)[:, first, None]
+    chosen = scores > least
+    # Of those that are as good as the last one taken, the lowest fill what is left.
+    ties = scores == least
+    room = width - chosen.sum(axis=1, keepdims=True)
+    chosen |= ties & (np.cumsum(ties, axis=1, dtype=np.int32) <= room)
+    rows = np.nonzero(chosen)[1].reshape(len(scores), width)
     best = np.take_along_axis(scores, rows, axis=1)
     order = np.argsort(-best, axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
-
-
-def _all_places(scores: Float32[np.ndarray, "Q N"]) -> Int64[np.ndarray, "Q N"]:
-    return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
 
 
 def _progress(texts: Sequence[str], what: str) -> Iterable[str]:

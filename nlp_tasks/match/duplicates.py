@@ -9,6 +9,8 @@ from idbert.errors import ConfigError
 from nlp_tasks.match.neighbours import score_blocks
 
 _PAIRS_AT_ONCE = 2**22
+_ROUNDING = 1e-6
+"""By which the cosine of two equal vectors may fall short of 1 in float32."""
 
 
 def near_duplicates(
@@ -26,7 +28,7 @@ def near_duplicates(
 
     Args:
         vectors_ND: one a row.
-        threshold: the least score of a pair.
+        threshold: the least score of a pair; at a cosine of 1, equal vectors are still found.
         cosine: whether the score is the cosine; else the inner product.
         device: where it is computed.
         progress: show a progress bar on stderr, if that is a terminal.
@@ -40,10 +42,11 @@ def near_duplicates(
     """
     if cosine and not -1 <= threshold <= 1:
         raise ConfigError(f"threshold is {threshold}; a cosine is from -1 to 1.")
+    least = threshold - _ROUNDING if cosine else threshold
     clusters = _Clusters(len(vectors_ND))
     blocks = score_blocks(vectors_ND, cosine=cosine, upper=True, device=device, progress=progress)
     for rows, first, scores in blocks:
-        pairs = (scores >= threshold).nonzero().cpu().numpy()
+        pairs = (scores >= least).nonzero().cpu().numpy()
         clusters.join(pairs[:, 0] + rows.start, pairs[:, 1] + first)
     labels_N = clusters.labels()
     order_N = np.argsort(labels_N, kind="stable")

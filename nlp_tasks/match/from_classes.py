@@ -132,7 +132,8 @@ def _in_other_classes(
     start_N1 = rng.integers(others_N1)
     steps = np.arange(min(count, int(others_N1.max(initial=1))))
     # Floors of even steps are all different as long as there are as many texts as steps.
-    offsets = (start_N1 + steps * others_N1 // max(len(steps), 1)) % others_N1
+    taken_N1 = np.clip(others_N1, 1, max(len(steps), 1))
+    offsets = (start_N1 + steps * others_N1 // taken_N1) % others_N1
     partners = ((starts_N + sizes_N)[:, None] + offsets) % max(total, 1)
     there = np.broadcast_to(steps < others_N1, partners.shape)
     return np.broadcast_to(places_N1, partners.shape)[there], partners[there]

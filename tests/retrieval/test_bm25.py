@@ -103,6 +103,8 @@ def test_many_queries_at_once_are_the_queries_one_by_one(monkeypatch: pytest.Mon
 def test_of_equal_texts_the_first_comes_first() -> None:
     index = BM25Index.build(["same words", "other", "same words", "more", "same words", "yet"])
     assert index.search(["same"], 6)[1].tolist() == [[0, 2, 4, -1, -1, -1]]
+    for k in (1, 2, 3):  # also where not all of them are wanted
+        assert index.search(["same", "yet same"], k)[1].tolist() == [[0, 2, 4][:k], [5, 0, 2][:k]]
 
 
 def test_every_setting_acts() -> None:

@@ -47,6 +47,14 @@ def test_more_than_there_are_gives_all_there_are():
     assert np.bincount(pairs.targets).tolist() == [3, 3]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_text_with_few_others_is_paired_with_all_of_them(seed: int):
+    pairs = pairs_of_classes(
+        list("abcdefgh"), list("xxxxxxyy"), positives_per_text=0, negatives_per_text=3, seed=seed
+    )
+    assert len(pairs) == 12  # each x with both y
+
+
 def test_the_same_seed_makes_the_same_pairs():
     first, again, other = (pairs_of_classes(TEXTS, LABELS, seed=seed) for seed in (1, 1, 2))
     assert (first.firsts, first.seconds) == (again.firsts, again.seconds)

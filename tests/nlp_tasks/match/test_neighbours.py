@@ -83,6 +83,11 @@ def test_many_equal_vectors_are_one_cluster():
     assert len(found) == 1 and len(found[0]) == 2500
 
 
+def test_equal_vectors_are_found_at_a_cosine_of_one_whatever_their_rounding():
+    vectors = np.random.default_rng(0).normal(size=(200, 37)).astype(np.float32).repeat(2, axis=0)
+    assert len(near_duplicates(vectors, 1.0)) == 200
+
+
 def test_inner_products_may_be_the_measure_and_impossible_cosines_are_refused():
     vectors = np.array([[3, 0], [2, 0], [0, 1]], np.float32)
     found = near_duplicates(vectors, 5, cosine=False)
