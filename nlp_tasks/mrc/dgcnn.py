@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, no_type_check
 
+import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -20,7 +21,12 @@ from idbert.nn.blocks import build_block
 from idbert.nn.encoder_config import plain_options
 from nlp_tasks.mrc.heads import ReaderOutput, SpanHeads
 from nlp_tasks.mrc.losses import SpanSettings
-from nlp_tasks.mrc.word_vocabulary import NO_WORD, UNKNOWN_WORD
+from nlp_tasks.mrc.word_vocabulary import (
+    NO_WORD,
+    NUM_SPECIAL_WORDS,
+    SPECIAL_TOKENS,
+    UNKNOWN_WORD,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class DgcnnSettings:
     word_width: int = 128
     """Width of the word vectors, which are projected and added to those of the characters; 0: none,
     characters alone are read."""
+    word_vectors: str | None = None
+    """A file of pretrained word vectors in the text of word2vec, GloVe or fastText. They stay as
+    they are; other words have none. Default: those of the training part are learned."""
     question_dilations: tuple[int, ...] = (1, 2, 1)
     """Dilation of each convolution over the question."""
     context_dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 1)
@@ -45,7 +54,7 @@ class DgcnnSettings:
     min_count: int = 2
     """How often a character or a word must occur in the training part; others are unknown."""
     max_words: int = 50_000
-    """Of more words the most frequent are kept."""
+    """Of more words the most frequent are kept; of a file of vectors the first."""
 
     def __post_init__(self) -> None:
         for name in ("width", "kernel_width", "min_count", "max_words"):
@@ -53,6 +62,10 @@ class DgcnnSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.word_width < 0:
             raise ConfigError(f"word_width is {self.word_width}; it must be at least 0.")
+        if self.word_vectors is not None and self.word_width != 128:
+            raise ConfigError("word_width is that of the word_vectors. Leave it out.")
+        if self.word_width == 0 and self.max_words != 50_000:
+            raise ConfigError("max_words does not act where word_width is 0. Leave it out.")
         for name in ("question_dilations", "context_dilations"):
             dilations = getattr(self, name)
             if not dilations or min(dilations) < 1:
@@ -96,8 +109,7 @@ class DgcnnReaderModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     mean, of the context's states.
 
     Source: Su 2018, "DGCNN: a reading comprehension model based on CNN" (kexue.fm/archives/5409),
-    with the heads of BERT's readers, learned word vectors, and of its features those of words in
-    common.
+    with the heads of BERT's readers, and of its features those of words in common.
 
     Args:
         config: Widths, dilations and the heads.
@@ -146,6 +158,7 @@ class DgcnnReaderModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         vocab_size: int,
         num_words: int,
         span: SpanSettings | None = None,
+        word_vectors: Float32[np.ndarray, "_ D"] | None = None,
     ) -> "DgcnnReaderModel":
         """Make an untrained reader; its weights are drawn from torch's global generator.
 
@@ -154,14 +167,17 @@ class DgcnnReaderModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             vocab_size: V, characters and special tokens.
             num_words: Rows of the word vectors.
             span: The heads and their loss.
+            word_vectors: Of all words but the first two ids, and not to be trained; None: they are
+                drawn and trained.
         """
         span = span or SpanSettings()
-        return cls(
+        width = settings.word_width if word_vectors is None else word_vectors.shape[1]
+        model = cls(
             DgcnnReaderConfig(
                 vocab_size=vocab_size,
                 num_words=num_words,
                 hidden_size=settings.width,
-                word_width=settings.word_width,
+                word_width=width,
                 question_dilations=list(settings.question_dilations),
                 context_dilations=list(settings.context_dilations),
                 kernel_width=settings.kernel_width,
@@ -173,6 +189,11 @@ class DgcnnReaderModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 head_dropout=span.dropout,
             )
         )
+        if word_vectors is not None:
+            assert model.words is not None
+            rows = np.concatenate([np.zeros((NUM_SPECIAL_WORDS, width), np.float32), word_vectors])
+            model.words.weight = nn.Parameter(torch.from_numpy(rows), requires_grad=False)
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -215,7 +236,8 @@ class DgcnnReaderModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             is_real_BL = attention_mask.bool()
         in_question_BL = is_real_BL & token_type_ids.eq(0)
         in_context_BL = is_real_BL & token_type_ids.eq(1)
-        shared = [_is_shared(input_ids, in_question_BL)]
+        known_BL = input_ids.ge(len(SPECIAL_TOKENS))  # two unknown characters need not be the same
+        shared = [_is_shared(input_ids, in_question_BL & known_BL)]
         mixed_BLD = self.characters(input_ids)
         if self.words is not None and self.word_projection is not None:
             if word_ids is None:

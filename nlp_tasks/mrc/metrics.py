@@ -24,10 +24,11 @@ EXACT_MATCH, F1 = "exact_match", "f1"
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_CHINESE_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』")
-"""What the program of CMRC2018 takes for punctuation: not the English stop, comma and brackets."""
+_CHINESE_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+"""What the program of CMRC2018 takes for punctuation: not the English stop, comma and brackets; nor
+the ellipsis, which its list holds as two characters, while it looks for single ones."""
 _HAN = re.compile("[\u4e00-\u9fa5]")
-_OTHER_WORDS = re.compile(r"\w+(?:\.\w+|(?<=\d),(?=\d)\w+)*|[^\w\s]")
+_OTHER_WORDS = re.compile(r"\w+(?:\.\w+|(?<=\d),(?=\d)\w+)*|…+|[^\w\s]")
 """Words and marks between Chinese characters; 3.14 and 1,000 are one word. The program of CMRC2018
 asks nltk for them, which parts some English words further (don't, iphone's)."""
 

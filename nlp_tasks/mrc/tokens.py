@@ -1,11 +1,12 @@
 """Tokens of texts with their places: which characters each token stands for."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64, UInt32
 from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 1000
@@ -22,7 +23,8 @@ class PlacedTokens:
         ids: of the tokens.
         offsets: N + 1 bounds, from 0 to T.
         starts_T: the first character of each token in its text, blanks before it left out.
-        ends_T: the character behind its last; the same as its start for a token of blanks alone.
+        ends_T: the character behind its last, with the combining marks behind that; the same as its
+            start for a token of blanks alone.
         text_offsets: N + 1 bounds of the texts' characters, all texts end to end.
         word_ids: the word that each token is in; None where nobody asked.
     """
@@ -62,6 +64,8 @@ class PlacedTokens:
     ) -> tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]:
         """Return the first and the last token that has a character of a slice of a text.
 
+        Tokens of blanks alone have none.
+
         Args:
             texts: which text each slice is of.
             starts: its first character in that text.
@@ -72,8 +76,12 @@ class PlacedTokens:
         """
         base = self.text_offsets[texts]
         text_starts_T = self.text_starts_T
-        first = np.searchsorted(text_starts_T + self.ends_T, base + starts, side="right")
-        last = np.searchsorted(text_starts_T + self.starts_T, base + ends, side="left") - 1
+        tokens = np.flatnonzero(self.ends_T > self.starts_T)
+        token_starts = (text_starts_T + self.starts_T)[tokens]
+        token_ends = (text_starts_T + self.ends_T)[tokens]
+        tokens = np.concatenate([[-1], tokens, [len(self.ids)]])
+        first = tokens[np.searchsorted(token_ends, base + starts, side="right") + 1]
+        last = tokens[np.searchsorted(token_starts, base + ends, side="left")]
         return first, last
 
 
@@ -109,12 +117,17 @@ def place_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Pl
         *np.ascontiguousarray(np.concatenate(spans).T),
         text_offsets,
     )
-    return _without_blanks(placed, texts)
+    return _mended(placed, texts)
 
 
-def _without_blanks(placed: PlacedTokens, texts: Sequence[str]) -> PlacedTokens:
-    """Leave out blanks at the ends of tokens."""
+def _mended(placed: PlacedTokens, texts: Sequence[str]) -> PlacedTokens:
+    """Leave out blanks at the ends of tokens; add the combining marks behind them.
+
+    A tokenizer that drops accents leaves a mark of its own behind the last letter in no token.
+    """
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+    if not len(codes):
+        return placed
     places = np.arange(len(codes))
     is_blank = np.isin(codes, _BLANKS)
     # The nearest character that is no blank, from each one on and back from it.
@@ -122,7 +135,20 @@ def _without_blanks(placed: PlacedTokens, texts: Sequence[str]) -> PlacedTokens:
     preceding = np.maximum.accumulate(np.where(is_blank, -1, places))
     base_T = placed.text_starts_T
     starts_T, ends_T = base_T + placed.starts_T, base_T + placed.ends_T
-    if len(codes):
-        starts_T = np.minimum(following[np.minimum(starts_T, len(codes) - 1)], ends_T)
-        ends_T = np.maximum(preceding[np.maximum(ends_T - 1, 0)] + 1, starts_T)
+    starts_T = np.minimum(following[np.minimum(starts_T, len(codes) - 1)], ends_T)
+    ends_T = np.maximum(preceding[np.maximum(ends_T - 1, 0)] + 1, starts_T)
+    is_mark = np.append(_are_marks(codes), False)
+    if is_mark.any():
+        behind = np.minimum.accumulate(np.where(is_mark, len(codes), np.arange(len(is_mark)))[::-1])
+        text_ends_T = np.repeat(placed.text_offsets[1:], placed.lengths)
+        behind_T = np.minimum(behind[::-1][ends_T], text_ends_T)
+        ends_T = np.where(ends_T > starts_T, behind_T, ends_T)
     return replace(placed, starts_T=starts_T - base_T, ends_T=ends_T - base_T)
+
+
+def _are_marks(codes: UInt32[np.ndarray, "_"]) -> Bool[np.ndarray, "_"]:
+    """Say of each character whether it is a mark on the one before it."""
+    kinds, places = np.unique(codes, return_inverse=True)
+    are_marks = np.array([unicodedata.category(chr(code))[0] == "M" for code in kinds])
+    found: np.ndarray = are_marks[places]
+    return found

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from idbert.errors import ConfigError
+from idbert.errors import ConfigError, DataError
 from idbert.inputs.words import pieces_of
 from nlp_tasks.mrc.dgcnn import DgcnnReaderModel, DgcnnSettings
 from nlp_tasks.mrc.losses import SpanSettings
 from nlp_tasks.mrc.reader import load_reader_model
+from nlp_tasks.mrc.word_vectors import check_coverage, read_word_vectors
 from nlp_tasks.mrc.word_vocabulary import WordVocabulary, character_tokenizer
 
 SMALL = {"width": 12, "word_width": 6, "dropout": 0.0, "gate_dropout": 0.0}
@@ -102,6 +103,10 @@ def test_what_context_and_question_share_is_seen():
     apart = logits(model, inputs)
     inputs["input_ids"][:, 10] = inputs["input_ids"][:, 3]
     assert not torch.allclose(apart, logits(model, inputs))
+    inputs["input_ids"][:, [3, 10]] = torch.tensor([1, 2])  # [UNK] and another without a text
+    apart = logits(model, inputs)
+    inputs["input_ids"][:, 10] = 1
+    assert torch.allclose(apart, logits(model, inputs))
 
 
 def test_no_answer_is_read_from_the_whole_context():
@@ -150,11 +155,69 @@ def test_every_setting_acts(change):
         ({"dropout": 1.0}, "dropout is 1.0; choose from 0 to below 1"),
         ({"min_count": 0}, "min_count is 0"),
         ({"max_words": 0}, "max_words is 0"),
+        ({"word_width": 0, "max_words": 9}, "max_words does not act where word_width is 0"),
+        ({"word_width": 9, "word_vectors": "x"}, "word_width is that of the word_vectors"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         DgcnnSettings(**settings)
+
+
+VECTORS = np.arange(1, 37, dtype=np.float32).reshape(18, 2)
+
+
+def vectors_model() -> DgcnnReaderModel:
+    torch.manual_seed(0)
+    return DgcnnReaderModel.build(
+        DgcnnSettings(width=12), vocab_size=30, num_words=20, word_vectors=VECTORS
+    )
+
+
+def test_pretrained_word_vectors_are_read_and_stay_as_they_are(tmp_path):
+    model = vectors_model()
+    assert model.config.word_width == 2 and not model.words.weight[:2].any()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.1)
+    model(**batch(), **POSITIONS).loss.backward()
+    optimizer.step()
+    assert np.array_equal(model.words.weight[2:].numpy(), VECTORS)
+    model.save_pretrained(tmp_path)
+    opened = load_reader_model(tmp_path)
+    assert torch.equal(opened.words.weight, model.words.weight)
+    torch.testing.assert_close(logits(model.eval(), batch()), logits(opened, batch()))
+
+
+@pytest.mark.parametrize("header", ["", "9 2\n"])
+def test_word_vectors_are_read_in_lower_case_each_word_once(tmp_path, header):
+    path = tmp_path / "vectors.txt"
+    path.write_text(f"{header}Ada 3 0\nada 9 9\n光荣 0 -1e0\n. . 2 0\nmore 1 1\n", "utf-8")
+    words, vectors = read_word_vectors(path, max_words=4)
+    assert words == ["ada", "光荣", ". ."]
+    np.testing.assert_allclose(vectors, [[1.5, 0], [0, -0.5], [1, 0]])
+    vocabulary = WordVocabulary(words)
+    assert check_coverage(vocabulary, ["ADA who"], "file") == 0.5
+    with pytest.raises(DataError, match="file holds none of the words"):
+        check_coverage(vocabulary, ["who is it"], "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("ada 1 2\nbo 1\n", "line 2 is not a word and 2 numbers: 'bo 1'"),
+        ("2 2\nada 1 2\nbo 1 x\n", "line 3 is not a word and 2 numbers"),
+        ("ada nan 2\n", "line 1 is not a word"),
+        ("ada\n", "line 1 is not a word and 1 numbers"),
+        ("2 2\n", "holds no word vectors"),
+        (b"1 1\nada \xff\xfe", "is not text in UTF-8.*save_word2vec_format"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_files_that_hold_no_word_vectors_are_refused(tmp_path, content, words):
+    path = tmp_path / "vectors.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=words):
+        read_word_vectors(path, max_words=10)
 
 
 def test_it_can_be_saved_opened_and_trained(tmp_path):

@@ -45,6 +45,7 @@ def test_english_answers_are_compared_by_words(prediction, answer, exact, overla
         ("北京", "上海", 0.0, 0.0),
         ("", "", 1.0, 1.0),
         ("", "北", 0.0, 0.0),
+        ("他说……", "他说", 0.0, 0.8),  # nor the ellipsis, which is one part
         ("北京.", "北京", 0.0, 0.8),  # the English stop is not removed there
     ],
 )
