@@ -28,6 +28,10 @@ class CheckpointError(IdbertError):
     """A saved model, index, run or training state is missing, incomplete or of another kind."""
 
 
+class TrainingError(IdbertError):
+    """A training cannot go on: its loss is no longer a number."""
+
+
 class MissingExtraError(IdbertError):
     """An optional package is needed and not installed."""
 

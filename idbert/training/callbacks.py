@@ -1,10 +1,12 @@
 """What happens at the steps of a training, beside the steps themselves."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from idbert.errors import TrainingError
 from idbert.training.metric import evaluations_since_best
 
 
@@ -29,6 +31,26 @@ class ExtraCheckpoints(TrainerCallback):
             control.should_save = True
         if control.should_save:
             control.should_log = True
+
+
+class StopWhereDiverged(TrainerCallback):
+    """End a training whose loss is no number, before its weights are saved.
+
+    Raises:
+        TrainingError: the loss since the last report is infinite or NaN.
+    """
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Look at the loss that is reported."""
+        loss: float = given["logs"].get("loss", 0.0)
+        if not isfinite(loss):
+            raise TrainingError(
+                f"The training has diverged: up to step {state.global_step} its loss became "
+                f"{loss}. Begin a new run with a lower training.learning_rate, a longer "
+                "training.warmup, a smaller training.clip_norm, or training.precision=float32."
+            )
 
 
 class EarlyStopping(TrainerCallback):

@@ -21,7 +21,7 @@ from transformers.trainer_callback import ExportableState
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import WeightAverage
-from idbert.training.callbacks import EarlyStopping, ExtraCheckpoints
+from idbert.training.callbacks import EarlyStopping, ExtraCheckpoints, StopWhereDiverged
 from idbert.training.checkpoints import (
     aside_path,
     check_origin,
@@ -81,6 +81,7 @@ class ResumableTrainer(Trainer):
             self._sigterm,
             ExtraCheckpoints(settings.checkpoint_every_steps),
             Progress(metric),
+            StopWhereDiverged(),
         ]
         if settings.patience is not None and metric is not None:
             self._early_stopping = EarlyStopping(metric, settings.patience)
@@ -110,6 +111,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             CheckpointError: a checkpoint cannot be written, or was written by another training.
+            TrainingError: the loss is no longer a number.
         """
         if self.args.should_save:
             remove_leftovers(self._folder)

@@ -17,7 +17,8 @@ from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
 from idbert.training.arguments import TrainingSettings
 from idbert.training.item_trainer import ItemTrainer
-from idbert.training.planned_trainer import Evaluate, PlannedTrainer
+from idbert.training.planned_trainer import PlannedTrainer
+from idbert.training.strategy_trainer import Evaluate
 from idbert.training.validation import Validation
 
 logger = logging.getLogger(__name__)

@@ -2,15 +2,13 @@
 
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -25,12 +23,8 @@ from transformers import TrainerCallback, TrainingArguments
 from idbert.errors import CheckpointError, ConfigError
 from idbert.training.adversarial import AdversarialSettings
 from idbert.training.arguments import TrainingSettings
-from idbert.training.averaging import build_average
-from idbert.training.freezing import find_encoder, freeze
-from idbert.training.metric import check_metric, choose_metric
-from idbert.training.parameters import parameter_groups
-from idbert.training.precision import autocast, resolve_precision
 from idbert.training.resumable_trainer import ResumableTrainer
+from idbert.training.strategy_trainer import Evaluate, StrategyTrainer
 from idbert.training.translation import to_training_arguments
 from nlp_tasks.match.loss_inputs import FIRST, text_columns, training_set
 from nlp_tasks.match.losses import MatchLoss
@@ -38,9 +32,6 @@ from nlp_tasks.match.pairs import PairExamples
 from nlp_tasks.match.settings import MatchBatchSettings
 from nlp_tasks.match.tower_encoders import encoder_of_module
 from nlp_tasks.match.towers import DOCUMENT, QUERY
-
-Evaluate = Callable[[], dict[str, float]]
-"""How good the towers are now: metrics by name."""
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -67,7 +58,7 @@ class PairBatches:
         return math.ceil(len(self.dataset) / self.size)
 
 
-class MatchTrainer(ResumableTrainer, SentenceTransformerTrainer):
+class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
     """Sentence-transformers' trainer with whole checkpoints, which hold the loss's weights too.
 
     Built by `build_match_trainer`.
@@ -89,29 +80,21 @@ class MatchTrainer(ResumableTrainer, SentenceTransformerTrainer):
         metrics: Collection[str],
         callbacks: Sequence[TrainerCallback],
     ) -> None:
-        self._evaluate_towers = evaluate
-        self._metric = choose_metric(settings, metrics) if evaluate is not None else None
-        self._encoder = find_encoder(towers, encoder_of_module(towers[0]), settings)
-        steps_per_epoch = settings.steps_per_epoch(len(batches))
-        total_steps = settings.total_steps(steps_per_epoch)
-        self._thawing, unfreezing = freeze(
-            loss, self._encoder, settings, steps_per_epoch, total_steps
-        )
         super().__init__(
             towers,
             batches,
             settings,
+            trained=loss,
+            encoder=encoder_of_module(towers[0]),
+            hidden_size=_hidden_size(towers),
             output_dir=output_dir,
-            metric=self._metric,
-            average=build_average(settings.averaging, loss, total_steps),
-            callbacks=[*([] if unfreezing is None else [unfreezing]), *callbacks],
+            evaluate=evaluate,
+            metrics=metrics,
+            callbacks=callbacks,
             loss=loss,
         )
         # Its losses are means over a batch, so accumulated ones are divided by their number.
         self.model_accepts_loss_kwargs = False
-        self.precision = resolve_precision(
-            settings.precision, _hidden_size(towers), self.args.device.type
-        )
 
     def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
         batches: PairBatches = self._loader
@@ -131,61 +114,6 @@ class MatchTrainer(ResumableTrainer, SentenceTransformerTrainer):
             dataloader_num_workers=self._settings.num_workers,
             router_mapping=routes,
         )
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make AdamW over the towers and what the loss trains beside them."""
-        if self.optimizer is None:
-            groups = parameter_groups(
-                self.loss,
-                self._settings.weight_decay,
-                learning_rate=self._settings.learning_rate,
-                encoder=self._encoder,
-                layer_decay=self._settings.layer_decay,
-                head_learning_rate=self._settings.head_learning_rate,
-                frozen=self._thawing,
-            )
-            self.optimizer = torch.optim.AdamW(groups, lr=self._settings.learning_rate, fused=True)
-        return self.optimizer
-
-    def autocast_smart_context_manager(
-        self, cache_enabled: bool | None = True
-    ) -> AbstractContextManager[Any]:
-        """Return the block of a forward pass in training; evaluations are in float32."""
-        return autocast(self.precision, self.args.device.type)
-
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Evaluate the towers, in evaluation mode and without gradients, and log the metrics.
-
-        Raises:
-            ConfigError: there is no validation part, or the metric to watch is not reported.
-        """
-        if self._evaluate_towers is None:
-            raise ConfigError("This trainer was built without a validation part to evaluate on.")
-        metrics: list[Any] = [None]
-        if self.is_world_process_zero():
-            values = self._evaluated(self._evaluate_towers)
-            metrics = [{f"{metric_key_prefix}_{name}": value for name, value in values.items()}]
-        broadcast_object_list(metrics)
-        self.log(metrics[0])
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics[0]
-        )
-        return dict(metrics[0])
-
-    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
-        self.loss.eval()
-        try:
-            with self._averaged(), torch.no_grad():
-                values = {name: float(value) for name, value in evaluate().items()}
-        finally:
-            self.loss.train()
-        check_metric(str(self._metric), values)
-        return values
 
     def get_train_dataloader(self) -> Any:
         """Return sentence-transformers' own loader."""
@@ -274,7 +202,7 @@ def build_match_trainer(
         ConfigError: a setting cannot act.
         DataError: nothing is left to train on.
     """
-    _check_settings(settings, towers, with_validation=evaluate is not None)
+    _check_settings(settings, towers, module, with_validation=evaluate is not None)
     dataset = training_set(loss, examples)
     unique = loss.batch_gives_negatives if batches.unique is None else batches.unique
     if loss.batch_gives_negatives and min(batches.size, len(dataset[FIRST])) < 2:
@@ -295,7 +223,11 @@ def build_match_trainer(
 
 
 def _check_settings(
-    settings: TrainingSettings, towers: SentenceTransformer, *, with_validation: bool
+    settings: TrainingSettings,
+    towers: SentenceTransformer,
+    module: nn.Module,
+    *,
+    with_validation: bool,
 ) -> None:
     if settings.patience is not None and not with_validation:
         raise ConfigError(
@@ -317,6 +249,14 @@ def _check_settings(
         raise ConfigError(
             f"{name} cannot act on two towers: it is for one encoder. Leave it out, or train one "
             "tower."
+        )
+    encoder = encoder_of_module(towers[0])
+    inside = set() if encoder is None else {id(weight) for weight in encoder.parameters()}
+    has_head = any(id(weight) not in inside for weight in module.parameters())
+    if settings.head_learning_rate is not None and not has_head:
+        raise ConfigError(
+            f"head_learning_rate={settings.head_learning_rate} cannot act: all that is trained is "
+            "in the encoder. Leave it out, or give the towers a width or a loss with a classifier."
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from idbert.errors import ConfigError
+from idbert.errors import ConfigError, TrainingError
 from idbert.training.adversarial import AdversarialSettings
 from idbert.training.callbacks import EarlyStopping
 from idbert.training.metric import is_smaller_better
@@ -200,3 +200,10 @@ def test_a_moved_checkpoint_of_rows_resumes_with_its_origin_told(tmp_path):
     (manifest,) = tmp_path.glob("checkpoint-*/checkpoint.json")
     origin = json.loads(manifest.read_text())["origin"]
     assert origin["layer_decay"] == 0.5 and origin["averaging"] == "none"
+
+
+def test_a_training_that_diverges_ends_before_such_weights_are_saved(tmp_path):
+    trainer = build_rows(tmp_path, "number", learning_rate=1e30, epochs=4, **EVERY_STEP)
+    with pytest.raises(TrainingError, match=r"up to step \d+ its loss became (nan|inf)\. Begin"):
+        trainer.train_or_resume()
+    assert not list(tmp_path.glob("checkpoint-*")) and not trainer.finished

@@ -260,6 +260,7 @@ def test_hard_negatives_are_trained_on(tmp_path):
             "takes the other pairs of a batch for negatives",
         ),
         ({"frozen_layers": "all"}, {}, "leaves nothing to train"),
+        ({"head_learning_rate": 0.1}, {}, "all that is trained is in the encoder"),
     ],
 )
 def test_settings_that_cannot_act_are_refused(tmp_path, settings: dict, options: dict, words: str):
