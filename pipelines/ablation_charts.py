@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -14,7 +15,7 @@ COLORS = (ACCENT, "#c2542d", "#2f8757", "#8559a8", "#a87b12", "#2b8ba3")
 PANELS_A_ROW = 2
 
 
-def curve_panels(curves: pd.DataFrame, panels: Mapping[str, Sequence[str]], metric: str) -> str:
+def curve_panels(curves: pd.DataFrame, panels: Mapping[str, Sequence[str]], metric: str) -> Markup:
     """Draw the metric by epoch, mean and range over the seeds, the base in every panel.
 
     Args:
@@ -59,7 +60,7 @@ def curve_panels(curves: pd.DataFrame, panels: Mapping[str, Sequence[str]], metr
         return svg(figure)
 
 
-def difference_chart(table: pd.DataFrame, metric: str) -> str:
+def difference_chart(table: pd.DataFrame, metric: str) -> Markup:
     """Draw each variant's difference to the base with its interval.
 
     Args:

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from scipy import stats
 
-from idbert.evaluation.page import render_page
+from idbert.evaluation.page import PageContent, render_page
 from idbert.files import written_aside
 from idbert.training.metric import is_smaller_better
 from pipelines.ablation_charts import curve_panels, difference_chart
 from pipelines.ablation_plan import BASE, WINNERS, Changes, StudySettings, Variant
 from pipelines.ablation_runs import write_csv
 
-TEMPLATE = "study.html"
+TEMPLATE = "pipelines/study.html"
 LEVEL = 0.95
 INTERVAL_NOTE = (
     "Differences to the base are paired: the same seed in both. Their 95% intervals (Student's t) "
@@ -124,8 +123,7 @@ def write_results(
         with_choices.insert(at[name], name, column)
     write_csv(with_choices, folder / "study.csv")
     metric = str(curves["metric"].iloc[0])
-    content = {
-        "title": folder.name,
+    shown = {
         "about": _about(study, curves, metric),
         "winners": _winners(study, winners, table),
         "variants": _shown_summary(table, metric),
@@ -133,15 +131,15 @@ def write_results(
         "epochs": _shown_epochs(by_epoch(curves, variants)),
     }
     with written_aside(folder / "study.md") as aside:
-        aside.write_text(_markdown(content), encoding="utf-8")
+        aside.write_text(_markdown(folder.name, shown), encoding="utf-8")
     page = render_page(
-        "pipelines",
         TEMPLATE,
-        **content,
+        PageContent(folder.name),
+        **shown,
         note=INTERVAL_NOTE,
         metric=metric,
-        curve_svg=Markup(curve_panels(curves, panels_of(study, variants), metric)),
-        difference_svg=Markup(difference_chart(table, metric)) if len(table) > 1 else "",
+        curve_svg=curve_panels(curves, panels_of(study, variants), metric),
+        difference_svg=difference_chart(table, metric) if len(table) > 1 else "",
     )
     with written_aside(folder / "study.html") as aside:
         aside.write_text(page, encoding="utf-8")
@@ -225,12 +223,12 @@ def _differences(table: pd.DataFrame) -> pd.Series:
     return pd.Series(shown, index=table.index, dtype=object)
 
 
-def _markdown(content: Mapping[str, str | pd.DataFrame | None]) -> str:
-    parts = [f"# {content['title']}", content["about"], content["winners"]]
-    parts += [_table(content["variants"]), INTERVAL_NOTE]
-    if content["effects"] is not None:
-        parts += ["## Each choice, all else being equal", _table(content["effects"])]
-    parts += ["## By epoch, mean over the seeds", _table(content["epochs"])]
+def _markdown(title: str, shown: Mapping[str, str | pd.DataFrame | None]) -> str:
+    parts = [f"# {title}", shown["about"], shown["winners"]]
+    parts += [_table(shown["variants"]), INTERVAL_NOTE]
+    if shown["effects"] is not None:
+        parts += ["## Each choice, all else being equal", _table(shown["effects"])]
+    parts += ["## By epoch, mean over the seeds", _table(shown["epochs"])]
     return "\n\n".join(map(str, parts)) + "\n"
 
 

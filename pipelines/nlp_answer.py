@@ -1,19 +1,23 @@
 """python -m pipelines.nlp_answer: answers to questions out of a folder of documents."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from idbert.errors import ConfigError
 from idbert.files import written_aside
 from idbert.run_dir import RunDir
 from nlp_tasks.mrc.answering import Answerer, AnswerScoreSettings, FoundAnswer
+from nlp_tasks.mrc.answers import AnswerSettings
 from nlp_tasks.mrc.documents import DocumentColumns
 from nlp_tasks.mrc.formats import Question, Questions
 from nlp_tasks.mrc.open_questions import read_open_questions
@@ -29,10 +33,10 @@ from nlp_tasks.mrc.retrieval_report import (
 )
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import as_dict
+from pipelines.nlp_output import FORMATS, PredictedParts
 
-FORMATS = (".jsonl", ".csv", ".parquet")
 QUESTIONS_AT_ONCE = 32
-"""So many are read before the bar moves."""
+"""So many are read before the bar moves, and what is done is saved."""
 SHOWN_QUESTIONS = 20
 """Questions whose answers are printed; a file receives all."""
 
@@ -51,6 +55,8 @@ class NlpAnswerSettings:
     missing. Where it has answers, they are compared."""
     question: str | None = None
     """In place of questions: one, given by hand."""
+    answers: AnswerSettings = field(default_factory=AnswerSettings)
+    """What is done about wrong questions of a file"""
     reader: str = "runs/nlp_mrc"
     """The finished run of nlp_mrc that reads the paragraphs."""
     paragraphs: ParagraphSettings = field(default_factory=ParagraphSettings)
@@ -64,8 +70,9 @@ class NlpAnswerSettings:
     n_best: int = 1
     """Answers that are given to a question."""
     output: str | None = None
-    """A .jsonl, .csv or .parquet file with an answer a row; default: print them. Where the
-    questions have answers, NAME.metrics.json and NAME.report.html are written beside it."""
+    """A .jsonl, .csv or .parquet file with an answer a row; default: print them. What is done lies
+    in OUTPUT.parts until all is; the same command goes on from there. Where the questions have
+    answers, NAME.metrics.json and NAME.report.html are written beside it."""
     device: str = "auto"
     """auto: the GPU where there is one; cpu."""
 
@@ -104,14 +111,16 @@ def main(config: NlpAnswerSettings) -> None:
             scores=config.scores,
             device=config.device,
         )
+    parts = _parts(config, run, answerer)
     started = time.monotonic()
     with stage("answer"):
         has_answers = any(question.has_answer for question in questions)
         depth = max(config.k_paragraphs, *DEPTHS) if has_answers else config.k_paragraphs
         scores_QK, rows_QK = answerer.find(questions.texts, depth)
-        answers = _read(answerer, questions, scores_QK, rows_QK, config)
-    rate = len(questions) / (time.monotonic() - started)
-    logger.info("%d questions, %.1f a second", len(questions), rate)
+        answers = _read(answerer, questions, scores_QK, rows_QK, config, parts)
+    num_read = len(questions) - (0 if parts is None else min(parts.first, len(questions)))
+    rate = num_read / (time.monotonic() - started)
+    logger.info("%d questions read, %.1f a second", num_read, rate)
     if config.output is None:
         _print(questions, answers)
     else:
@@ -119,13 +128,29 @@ def main(config: NlpAnswerSettings) -> None:
     if has_answers:
         judged = judge(list(questions), answers, answerer.collection, rows_QK, config.k_paragraphs)
         _evaluate(config, answerer, judged, rows_QK.shape[1], rate)
+    if parts is not None:
+        parts.remove()
 
 
 def _questions(config: NlpAnswerSettings) -> Questions:
     if config.questions is not None:
-        return read_open_questions(config.questions)
+        return read_open_questions(config.questions, config.answers)
     assert config.question is not None
     return Questions([Question("question", config.question, "")], "question")
+
+
+def _parts(config: NlpAnswerSettings, run: RunDir, answerer: Answerer) -> PredictedParts | None:
+    """Return where finished answers are kept; None where they are not many, or are printed."""
+    if config.output is None or config.questions is None:
+        return None
+    paragraphs = hashlib.blake2b(digest_size=16)
+    for paragraph in answerer.collection.paragraphs:
+        paragraphs.update(json.dumps([paragraph.id, paragraph.text]).encode())
+    given = as_dict(config)
+    names = ("answers", "recall", "scores", "k_paragraphs", "n_best")
+    settings = {name: given[name] for name in names} | {"paragraphs": paragraphs.hexdigest()}
+    source = Path(config.questions).expanduser()
+    return PredictedParts.open(Path(config.output), run, source, settings, QUESTIONS_AT_ONCE)
 
 
 def _read(
@@ -134,18 +159,39 @@ def _read(
     scores_QK: np.ndarray,
     rows_QK: np.ndarray,
     config: NlpAnswerSettings,
+    parts: PredictedParts | None,
 ) -> list[list[FoundAnswer]]:
-    answers: list[list[FoundAnswer]] = []
-    k = config.k_paragraphs
-    with tqdm(total=len(questions), unit=" questions", disable=None, leave=False) as bar:
-        for start in range(0, len(questions), QUESTIONS_AT_ONCE):
-            chunk = slice(start, start + QUESTIONS_AT_ONCE)
-            texts = questions.texts[chunk]
-            answers += answerer.read(
-                texts, scores_QK[chunk, :k], rows_QK[chunk, :k], n_best=config.n_best
+    first = 0 if parts is None else parts.first
+    answers: list[list[FoundAnswer]] = [[] for _ in questions]
+    k, texts = config.k_paragraphs, questions.texts
+    with tqdm(total=len(texts), initial=first, unit=" questions", disable=None, leave=False) as bar:
+        for start in range(first, len(texts), QUESTIONS_AT_ONCE):
+            chunk = slice(start, min(start + QUESTIONS_AT_ONCE, len(texts)))
+            answers[chunk] = answerer.read(
+                texts[chunk], scores_QK[chunk, :k], rows_QK[chunk, :k], n_best=config.n_best
             )
-            bar.update(len(texts))
+            if parts is not None:
+                rows = [
+                    {_PLACE: place} | asdict(answer)
+                    for place in range(chunk.start, chunk.stop)
+                    for answer in answers[place]
+                ]
+                parts.write(chunk, pd.DataFrame(rows, columns=[_PLACE, *_FIELDS]))
+            bar.update(chunk.stop - chunk.start)
+    if parts is not None and first:
+        for row in _rows_before(parts, first):
+            answers[row.pop(_PLACE)].append(FoundAnswer(**row))
     return answers
+
+
+_PLACE = "place"
+_FIELDS = tuple(FoundAnswer.__dataclass_fields__)
+
+
+def _rows_before(parts: PredictedParts, first: int) -> list[dict[str, Any]]:
+    """Return the answers, best first, of the questions that an earlier call has read."""
+    table: pa.Table = parts.read()
+    return [row for row in table.to_pylist() if row[_PLACE] < first]
 
 
 def _table(questions: Questions, answers: Sequence[Sequence[FoundAnswer]]) -> pd.DataFrame:
@@ -208,6 +254,7 @@ def _evaluate(
     depth: int,
     rate: float,
 ) -> None:
+    """Compute the figures; rate: questions a second, 0 where an earlier call has read them all."""
     metrics = answer_metrics(judged)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     logger.info("%d questions: %s", len(judged), shown)

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.templates import Templates, TemplateSettings
@@ -11,10 +12,12 @@ from idbert.nn.encoder import Encoder
 from idbert.run_dir import MARKER, RunDir
 from nlp_tasks.cls.config import PretrainedSettings
 from nlp_tasks.cls.encoders import open_text_encoder
-from nlp_tasks.cls.parts import ClassificationData, Parts
+from nlp_tasks.cls.parts import Parts
 from nlp_tasks.cls.reading import TOKENIZER_FOLDER, TextReader
 from pipelines.cli import naming_plugins_of, settings_from
 from pipelines.corridor import STAGES
+
+Data = TypeVar("Data")
 
 TEXT_STAGES = ("nlp_pretrain", "nlp_cls", "nlp_match", "nlp_mrc")
 """The commands whose runs hold an encoder of texts."""
@@ -93,13 +96,17 @@ def open_reader(
     )
 
 
-def data_settings_of(run: RunDir) -> ClassificationData:
+def data_settings_of(run: RunDir, data_class: type[Data]) -> Data:
     """Return the settings by which a run read its texts.
+
+    Args:
+        run: of a command on texts.
+        data_class: what its settings `data` are.
 
     Raises:
         CheckpointError: config.yaml does not hold them.
     """
     try:
-        return settings_from(ClassificationData, run.read_config()["data"])
+        return settings_from(data_class, run.read_config()["data"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{run.config} is not the config of a run: {error}") from None

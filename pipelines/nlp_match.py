@@ -20,6 +20,7 @@ from pipelines.corridor import RunFolder, as_dict
 from pipelines.nlp_corridor import pretrained_folders
 from pipelines.nlp_match_reporting import (
     Trained,
+    check_loss,
     classifier_of,
     finish_run,
     mine,
@@ -71,8 +72,7 @@ def main(config: NlpMatchSettings) -> None:
     with stage("read the pairs"):
         parts = read_match_parts(config.data)
         questions = questions_of(parts, config.loss)
-        if config.mining.method == "none":
-            find_loss(config.loss, parts.train)
+        check_loss(parts.train, config.loss, config.mining)
     with stage("open the model"), _naming_plugins(config.model):
         torch.manual_seed(config.training.seed)
         source, tokenizer = _pretrained(config.model)

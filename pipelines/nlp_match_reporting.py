@@ -1,6 +1,6 @@
 """How a run of nlp_match ends: towers and classifier saved, all parts evaluated, report written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ from jaxtyping import Float32
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from idbert.errors import CheckpointError, ConfigError
 from idbert.run_dir import RunDir
-from nlp_tasks.match.losses import MatchLoss
+from nlp_tasks.match.groups import is_positive
+from nlp_tasks.match.losses import MatchLoss, find_loss
 from nlp_tasks.match.matcher import (
     CLASSIFIER_FOLDER,
     MATCH_FILE,
@@ -31,7 +31,9 @@ from nlp_tasks.match.scoring import Answers, Question, answer, encode
 from nlp_tasks.match.settings import MatchLossSettings
 from nlp_tasks.match.towers import DOCUMENT, QUERY, save_towers
 from nlp_tasks.match.training import MatchTrainer
-from pipelines.cli import Unfinished, logger, settings_from, stage
+from pipelines.cli import logger, stage
+from pipelines.endings import check_finished, files_in, is_reported, layer_weights
+from pipelines.nlp_corridor import data_settings_of
 
 BINARY_NAMES = ("different", "same")
 SHOWN_SETTINGS = ("epochs", "learning_rate", "seed")
@@ -64,6 +66,18 @@ def questions_of(parts: MatchParts, loss: MatchLossSettings) -> dict[str, Questi
         )
         for part, examples in parts.evaluated.items()
     }
+
+
+def check_loss(train: PairExamples, loss: MatchLossSettings, mining: MiningSettings) -> None:
+    """Check, before a model is opened, that such pairs can be mined and trained on.
+
+    Raises:
+        ConfigError: they cannot, or the loss would not read what is mined.
+    """
+    if mining.method != "none":
+        is_positive(train)
+        train = replace(train, negatives=train.negatives or [[] for _ in train.firsts])
+    find_loss(loss, train)
 
 
 def mine(
@@ -102,11 +116,7 @@ def finish_run(run: RunDir, trained: Trained, parts: MatchParts, trainer: MatchT
     Raises:
         Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
     """
-    if not trainer.finished:
-        raise Unfinished(
-            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
-            f"{run.checkpoints}. The same command resumes there."
-        )
+    check_finished(run, trainer)
     run.write_json("curve.json", trainer.curve())
     with run.writing("model") as folder:
         save_towers(trained.towers, folder)
@@ -130,14 +140,8 @@ def finish_run(run: RunDir, trained: Trained, parts: MatchParts, trainer: MatchT
         if scored is not None and scored.kind == "binary":
             facts = MatchFacts(**vars(facts) | {"thresholds": scored.thresholds})
     write_facts(run, facts)
-    folders = [run.model, *([run.path / CLASSIFIER_FOLDER] if trained.classifier else [])]
-    files = [
-        str(file.relative_to(run.path))
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    ]
-    run.finish(["config.yaml", MATCH_FILE, *files])
+    folders = ["model", *([CLASSIFIER_FOLDER] if trained.classifier else [])]
+    run.finish(["config.yaml", MATCH_FILE, *files_in(run, *folders)])
     report_once(run, parts, Matcher(trained.towers, facts, trained.classifier), answers)
 
 
@@ -155,10 +159,9 @@ def report_once(
         matcher: its towers, in the same way.
         answers: what is known already, by the name of the part.
     """
-    if run.report.exists():
-        logger.info("%s is finished already; nothing is left to do", run.path)
+    if is_reported(run):
         return
-    parts = parts or read_match_parts(_data_settings_of(run))
+    parts = parts or read_match_parts(data_settings_of(run, MatchData))
     matcher = matcher or Matcher.load(run.path)
     known = answers or {}
     answers = {
@@ -183,6 +186,12 @@ def _answer(matcher: Matcher, examples: PairExamples, name: str) -> Answers:
         has_classifier=matcher.classifier is not None,
         positive=matcher.facts.positive,
     )
+    if name != "validation" and examples.kind == "binary" and matcher.facts.thresholds is None:
+        logger.warning(
+            "no pairs labelled 0 and 1 were held out, so the threshold of the %s part is the one "
+            "that is best for it: accuracy and F1 are too good. Give data.dev, or a dev_share.",
+            name,
+        )
     with stage(f"evaluate the {name} part"):
         return answer(
             matcher.towers,
@@ -216,13 +225,6 @@ def _prediction_table(examples: PairExamples, answers: Answers) -> pd.DataFrame:
         scores = answers.scored.scores
         table["score"] = list(scores) if scores.ndim == 2 else scores
     return table
-
-
-def _data_settings_of(run: RunDir) -> MatchData:
-    try:
-        return settings_from(MatchData, run.read_config()["data"])
-    except (KeyError, ConfigError) as error:
-        raise CheckpointError(f"{run.config} is not the config of a run: {error}") from None
 
 
 def _card(
@@ -282,13 +284,8 @@ def _layer_weights(towers: SentenceTransformer) -> dict[str, float]:
     from nlp_tasks.match.encoder_module import IdbertEncoder
 
     first = towers[0]
-    if not isinstance(first, IdbertEncoder):
-        return {}
-    fusion = first.model.backbone.fusion
-    weights = fusion.weights()
-    if weights is None:
-        return {}
-    return {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)}
+    is_ours = isinstance(first, IdbertEncoder)
+    return layer_weights(first.model.backbone.fusion) if is_ours else {}
 
 
 def _last(path: str) -> str:

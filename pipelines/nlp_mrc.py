@@ -98,6 +98,8 @@ def main(config: NlpMrcSettings) -> None:
         torch.manual_seed(config.training.seed)
         model, reading = open_reader(config, parts)
         data = reading.data(parts.train)
+        for part in parts.evaluated.values():
+            reading.check(part)
     trainer = build_planned_trainer(
         model,
         data,

@@ -33,9 +33,11 @@ from nlp_tasks.mrc.reading import READING_FILE, TOKENIZER_FOLDER, QuestionReader
 from nlp_tasks.mrc.report import ReportContent, reading_intervals, reading_report_html
 from nlp_tasks.mrc.validation import Evaluated, evaluate_reader, find_threshold
 from nlp_tasks.mrc.windows import WindowSettings
+from nlp_tasks.mrc.word_vectors import check_coverage, read_word_vectors
 from nlp_tasks.mrc.word_vocabulary import WordVocabulary, character_tokenizer
-from pipelines.cli import Unfinished, logger, naming_plugins_of, settings_from, stage
-from pipelines.nlp_corridor import open_pretrained, pretrained_folders
+from pipelines.cli import logger, naming_plugins_of, stage
+from pipelines.endings import check_finished, files_in, is_reported, layer_weights
+from pipelines.nlp_corridor import data_settings_of, open_pretrained, pretrained_folders
 
 
 class ReaderSettings(Protocol):
@@ -105,8 +107,12 @@ def _open_dgcnn(
 ) -> tuple[DgcnnReaderModel, QuestionReader]:
     settings = config.dgcnn
     texts = [*parts.train.texts, *dict.fromkeys(parts.train.contexts)]
-    words = None
-    if settings.word_width:
+    words = vectors = None
+    if settings.word_vectors is not None:
+        names, vectors = read_word_vectors(settings.word_vectors, max_words=settings.max_words)
+        words = WordVocabulary(names)
+        check_coverage(words, texts, settings.word_vectors)
+    elif settings.word_width:
         words = WordVocabulary.build(
             texts, min_count=settings.min_count, max_words=settings.max_words
         )
@@ -116,6 +122,7 @@ def _open_dgcnn(
         vocab_size=len(tokenizer),
         num_words=0 if words is None else len(words),
         span=config.span,
+        word_vectors=vectors,
     )
     return model, QuestionReader(tokenizer, config.windows, words=words)
 
@@ -133,11 +140,7 @@ def finish_run(
     Raises:
         Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
     """
-    if not trainer.finished:
-        raise Unfinished(
-            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
-            f"{run.checkpoints}. The same command resumes there."
-        )
+    check_finished(run, trainer)
     run.write_json("curve.json", trainer.curve())
     with run.writing("model") as folder, without_progress_bars():
         model.save_pretrained(folder)
@@ -147,18 +150,8 @@ def finish_run(
         threshold = find_threshold(reader, parts.validation, parts.language)
         decoding = replace(decoding, threshold=threshold)
     save_decoding(run.path, decoding)
-    run.finish(
-        [
-            "config.yaml",
-            READING_FILE,
-            DECODING_FILE,
-            *(
-                str(file.relative_to(run.path))
-                for folder in (TOKENIZER_FOLDER, "model")
-                for file in sorted((run.path / folder).iterdir())
-            ),
-        ]
-    )
+    folders = files_in(run, TOKENIZER_FOLDER, "model")
+    run.finish(["config.yaml", READING_FILE, DECODING_FILE, *folders])
     report_once(run, parts)
 
 
@@ -169,11 +162,10 @@ def report_once(run: RunDir, parts: QuestionParts | None = None) -> None:
         run: a finished run.
         parts: its questions, where they are at hand; else they are read again.
     """
-    if run.report.exists():
-        logger.info("%s is finished already; nothing is left to do", run.path)
+    if is_reported(run):
         return
     if parts is None:
-        parts = read_parts(_data_settings_of(run))
+        parts = read_parts(data_settings_of(run, QuestionData))
     with naming_plugins_of(run):
         reader = Reader.load(run.path, device=run.read_config()["training"]["device"])
     evaluations = {}
@@ -215,19 +207,11 @@ def _figures(evaluated: Evaluated, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _data_settings_of(run: RunDir) -> QuestionData:
-    try:
-        return settings_from(QuestionData, run.read_config()["data"])
-    except (KeyError, ConfigError) as error:
-        raise CheckpointError(f"{run.config} is not the config of a run: {error}") from None
-
-
 def _report(
     run: RunDir, reader: Reader, parts: QuestionParts, evaluations: dict[str, Evaluated]
 ) -> str:
     config = run.read_config()
-    fusion = None if config["reader"] == "dgcnn" else reader.model.backbone.fusion
-    weights = None if fusion is None else fusion.weights()
+    has_fusion = config["reader"] != "dgcnn"
     facts = {
         "Parameters": f"{reader.model.num_parameters():,}",
         "Training questions": f"{len(parts.train):,}",
@@ -244,8 +228,6 @@ def _report(
             metric=config["training"]["metric"] or F1,
             settings=config,
             facts=facts,
-            layer_weights={}
-            if fusion is None or weights is None
-            else {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)},
+            layer_weights=layer_weights(reader.model.backbone.fusion) if has_fusion else {},
         )
     )

@@ -7,7 +7,7 @@ of which input, by which model.
 import csv
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 SEPARATOR = "|"
 """Between several labels in one field of a csv file, unless the training files had another."""
 _MANIFEST = "manifest.json"
-_KEYS = {"input", "run", "text_columns", "chunk_rows"}
+_KEYS = {"input", "run", "chunk_rows"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PredictedParts:
         output: Path,
         run: RunDir,
         source: Path,
-        text_columns: Sequence[str],
+        settings: Mapping[str, Any],
         chunk_rows: int,
     ) -> "PredictedParts":
         """Go on with the parts of an output, or begin anew where they are of other predictions.
@@ -60,7 +60,7 @@ class PredictedParts:
             output: the file that they will become.
             run: what predicts.
             source: the file of the texts.
-            text_columns: its columns that are read.
+            settings: what else decides what is predicted; plain values that JSON can hold.
             chunk_rows: rows of a chunk.
 
         Raises:
@@ -70,7 +70,7 @@ class PredictedParts:
         manifest = {
             "input": digest_of(source),
             "run": digest_of(run.path / MARKER),  # it holds the digests of the model's files
-            "text_columns": list(text_columns),
+            **settings,
             "chunk_rows": chunk_rows,
         }
         known = _read_manifest(folder)

@@ -8,6 +8,7 @@ from idbert.errors import ConfigError
 from idbert.run_dir import RunDir
 from nlp_tasks.cls.classifier import STAGE, Classifier
 from nlp_tasks.cls.examples import texts_of
+from nlp_tasks.cls.parts import ClassificationData
 from nlp_tasks.cls.prediction import TOKEN_BUDGET
 from nlp_tasks.tables import read_table
 from pipelines.cli import logger, naming_plugins_of, run_command
@@ -61,7 +62,7 @@ def main(config: NlpPredictSettings) -> None:
         classifier = Classifier.load(
             config.run, device=config.device, token_budget=config.token_budget
         )
-    settings = data_settings_of(run)
+    settings = data_settings_of(run, ClassificationData)
     if config.text_columns is not None:
         settings = replace(settings, text_columns=config.text_columns)
     table = read_table(config.input, quotes=settings.quotes)
@@ -69,7 +70,11 @@ def main(config: NlpPredictSettings) -> None:
     output = Path(config.output)
     check_columns(table, classifier.labels, output, probabilities=config.probabilities)
     parts = PredictedParts.open(
-        output, run, Path(config.input), settings.text_columns, config.chunk_rows
+        output,
+        run,
+        Path(config.input),
+        {"text_columns": list(settings.text_columns)},
+        config.chunk_rows,
     )
     begun = time.monotonic()
     for chunk in parts.missing(len(texts)):

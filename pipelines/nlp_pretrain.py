@@ -33,8 +33,9 @@ from nlp_tasks.pretrain.validation import (
     word_metrics,
 )
 from nlp_tasks.pretrain.vocabulary import VocabularySettings
-from pipelines.cli import Unfinished, logger, run_command, stage
+from pipelines.cli import logger, run_command, stage
 from pipelines.corridor import RunFolder, as_dict
+from pipelines.endings import check_finished, files_in, is_reported
 from pipelines.frequency_start import start_word_model
 from pipelines.nlp_corridor import open_pretrained, pretrained_folders
 from pipelines.reporting import is_trained
@@ -120,8 +121,7 @@ def main(config: NlpPretrainSettings) -> None:
     """
     run = RunDir.create(config.run, "nlp_pretrain", as_dict(config))
     trained = is_trained(run)
-    if trained and run.report.exists():
-        logger.info("%s is finished already; nothing is left to do", run.path)
+    if trained and is_reported(run):
         return
     with stage("read the texts and the model"):
         corpus = read_corpus(config.data, least_held_out=2 if config.next_sentence else 1)
@@ -251,18 +251,13 @@ def save_run(
     Raises:
         Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
     """
-    if not trainer.finished:
-        raise Unfinished(
-            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
-            f"{run.checkpoints}. The same command resumes there."
-        )
+    check_finished(run, trainer)
     with run.writing(TOKENIZER_FOLDER) as folder:
         tokenizer.save_pretrained(folder)
     with run.writing("model") as folder, without_progress_bars():
         model.save_pretrained(folder)
     run.write_json("curve.json", trainer.curve())
-    saved = [*run.model.iterdir(), *(run.path / TOKENIZER_FOLDER).iterdir()]
-    run.finish(["config.yaml", *sorted(str(file.relative_to(run.path)) for file in saved)])
+    run.finish(["config.yaml", *files_in(run, TOKENIZER_FOLDER, "model")])
 
 
 def write_report(

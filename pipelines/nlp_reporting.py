@@ -13,11 +13,12 @@ from nlp_tasks.cls.examples import Examples
 from nlp_tasks.cls.labels import LABELS_FILE
 from nlp_tasks.cls.metrics import Predictions, evaluation_of
 from nlp_tasks.cls.model import TextClassifier
-from nlp_tasks.cls.parts import Fold, Parts, read_parts
+from nlp_tasks.cls.parts import ClassificationData, Fold, Parts, read_parts
 from nlp_tasks.cls.prediction import Decisions
 from nlp_tasks.cls.reading import READING_FILE, TOKENIZER_FOLDER, TextReader
 from nlp_tasks.cls.report import ReportContent, classification_report_html, worst_errors
-from pipelines.cli import Unfinished, logger, stage
+from pipelines.cli import logger, stage
+from pipelines.endings import check_finished, files_in, is_reported, layer_weights
 from pipelines.nlp_corridor import data_settings_of
 
 
@@ -27,11 +28,7 @@ def save_fold(run: RunDir, name: str, model: TextClassifier, trainer: PlannedTra
     Raises:
         Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
     """
-    if not trainer.finished:
-        raise Unfinished(
-            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
-            f"{run.checkpoints}. The same command resumes there."
-        )
+    check_finished(run, trainer)
     run.write_json(_curve_of(name), trainer.curve())
     with run.writing(name) as folder, without_progress_bars():
         model.save_pretrained(folder)
@@ -44,20 +41,8 @@ def finish_run(run: RunDir, reader: TextReader, parts: Parts) -> None:
     names = [fold.name for fold in parts.folds]
     if len(names) > 1:
         run.write_json("curve.json", mean_curve([run.read_json(_curve_of(n)) for n in names]))
-    folders = (TOKENIZER_FOLDER, *names)
-    run.finish(
-        [
-            "config.yaml",
-            LABELS_FILE,
-            READING_FILE,
-            "templates.json",
-            *(
-                str(file.relative_to(run.path))
-                for folder in folders
-                for file in sorted((run.path / folder).iterdir())
-            ),
-        ]
-    )
+    folders = files_in(run, TOKENIZER_FOLDER, *names)
+    run.finish(["config.yaml", LABELS_FILE, READING_FILE, "templates.json", *folders])
     report_once(run, parts)
 
 
@@ -68,11 +53,10 @@ def report_once(run: RunDir, parts: Parts | None = None) -> None:
         run: a finished run.
         parts: its data, where they are at hand; else they are read again.
     """
-    if run.report.exists():
-        logger.info("%s is finished already; nothing is left to do", run.path)
+    if is_reported(run):
         return
     if parts is None:
-        parts = read_parts(data_settings_of(run))
+        parts = read_parts(data_settings_of(run, ClassificationData))
     classifier = Classifier.load(run.path, device=run.read_config()["training"]["device"])
     evaluations = {}
     for name, examples in evaluated_parts(parts).items():
@@ -158,9 +142,6 @@ def _report(
     run: RunDir, classifier: Classifier, parts: Parts, evaluations: dict[str, Predictions]
 ) -> str:
     config = run.read_config()
-    model = classifier.models[0]
-    fusion = model.backbone.fusion
-    weights = fusion.weights()
     shown = evaluated_parts(parts)
     first = next(iter(evaluations), None)
     return classification_report_html(
@@ -172,9 +153,7 @@ def _report(
             errors=[] if first is None else worst_errors(evaluations[first], shown[first]),
             settings=config,
             facts=_facts(classifier, parts),
-            layer_weights={}
-            if weights is None
-            else {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)},
+            layer_weights=layer_weights(classifier.models[0].backbone.fusion),
         )
     )
 

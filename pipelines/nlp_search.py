@@ -25,7 +25,7 @@ from nlp_tasks.match.search import (
     digest_of_model,
 )
 from nlp_tasks.match.texts import ID, TEXT, TextFileSettings, read_texts
-from nlp_tasks.match.towers import open_towers
+from nlp_tasks.match.towers import open_towers, save_towers
 from nlp_tasks.match.whitening import whitened
 from pipelines.cli import logger, run_command, settings_from, stage
 from pipelines.corridor import as_dict
@@ -171,7 +171,7 @@ def _indexed(config: NlpSearchSettings) -> TextSearch:
         model = _open_model(str(settings.model), config.device)
     made_of = {"texts": digest_of(Path(str(settings.texts)).expanduser())["sha256"]}
     made_of["model"] = digest_of_model(model)
-    if run.is_complete:
+    if _is_whole(run):
         if run.read_json("metrics.json")["made_of"] == made_of:
             logger.info("%s holds the index of %d texts already", run.path, len(texts))
             return _opened(config, model)
@@ -188,7 +188,7 @@ def _indexed(config: NlpSearchSettings) -> TextSearch:
                 progress=True,
             )
             with run.writing("model") as aside:
-                model.save_pretrained(str(aside))
+                save_towers(model, aside)
     with stage("index the texts"):
         search = TextSearch.build(model, texts, settings, progress=True)
         search.save(run.path)
@@ -208,6 +208,17 @@ def _indexed(config: NlpSearchSettings) -> TextSearch:
         figures["recall@10"],
     )
     return search
+
+
+def _is_whole(run: RunDir) -> bool:
+    """Say whether the run holds an index whose files are as they were written."""
+    try:
+        RunDir.open(run.path)
+    except CheckpointError as error:
+        if run.is_complete:
+            logger.warning("%s It is made anew.", error)
+        return False
+    return True
 
 
 def _opened(config: NlpSearchSettings, model: SentenceTransformer | None = None) -> TextSearch:

@@ -22,7 +22,7 @@ from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, SCORE
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
-from pipelines.cli import Unfinished, logger, naming_plugins_of, stage
+from pipelines.cli import logger, naming_plugins_of, stage
 from pipelines.corridor import (
     WHOLE,
     DataSettings,
@@ -32,6 +32,7 @@ from pipelines.corridor import (
     read_log,
     read_titles,
 )
+from pipelines.endings import check_finished, is_reported, layer_weights
 
 Part = Literal["validation", "test"]
 
@@ -48,11 +49,7 @@ def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: I
     Raises:
         Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
     """
-    if not trainer.finished:
-        raise Unfinished(
-            f"Stopped by SIGTERM after step {trainer.state.global_step}; a checkpoint is in "
-            f"{run.checkpoints}. The same command resumes there."
-        )
+    check_finished(run, trainer)
     vocabulary.save(run.path)
     with run.writing("model") as folder, without_progress_bars():
         model.save_pretrained(folder)
@@ -74,8 +71,7 @@ def is_trained(run: RunDir) -> bool:
 
 def report_once(run: RunDir) -> None:
     """Evaluate a trained run on the validation part, unless an earlier call has done so."""
-    if run.report.exists():
-        logger.info("%s is finished already; nothing is left to do", run.path)
+    if is_reported(run):
         return
     write_report(run, evaluate_runs([run], "validation"))
     logger.info("%s is finished: %s", run.path, run.report)
@@ -154,8 +150,6 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
     }
     run.write_json("metrics.json", metrics)
     recommender = Recommender.load(run.path, index=False)
-    fusion = recommender.model.backbone.fusion
-    weights = fusion.weights()
     settings = log_settings_of(run)
     content = ReportContent(
         title=f"{run.path.name}: {settings.data.source}",
@@ -169,9 +163,7 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
             "Items never trained": f"{len(recommender.vocabulary.never_trained):,}",
             "Targets never trained": f"{evaluated.untrained_targets:,}",
         },
-        layer_weights={}
-        if weights is None
-        else {f"layer {k}": float(w) for k, w in zip(fusion.layers, weights, strict=True)},
+        layer_weights=layer_weights(recommender.model.backbone.fusion),
         examples=_examples(
             recommender,
             evaluated.users,

@@ -1,10 +1,10 @@
 """Bootstrap intervals over users: how far a mean would move with other users of the same kind."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from idbert.errors import ConfigError, ShapeError
 
@@ -52,19 +52,12 @@ def intervals(
         ConfigError: resamples or level is out of range.
         ShapeError: there are no users.
     """
-    if resamples < 1:
-        raise ConfigError(f"resamples is {resamples}; give 1 or more, 1000 as a rule.")
-    if not 0 < level < 1:
-        raise ConfigError(f"level is {level}; give a share between 0 and 1, such as 0.95.")
     stacked = np.stack(list(values.values()), axis=1)
     if len(stacked) == 0:
         raise ShapeError("There are no users to resample: values are empty. Evaluate at least one.")
     means = resampled_means(stacked, resamples, seed)
-    tail = (1 - level) / 2
-    lows, highs = np.quantile(means, [tail, 1 - tail], axis=0)
     return {
-        name: Interval(float(low), float(high))
-        for name, low, high in zip(values, lows, highs, strict=True)
+        name: percentile_interval(drawn, level) for name, drawn in zip(values, means.T, strict=True)
     }
 
 
@@ -105,14 +98,42 @@ def paired(
 
 def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return the means over users of each resample: [users, metrics] -> [resamples, metrics]."""
+    draws = drawn_counts(len(values), resamples, seed, chunk_bytes=CHUNK_BYTES)
+    return np.concatenate([counts @ values / len(values) for counts in draws])
+
+
+def drawn_counts(
+    size: int, resamples: int, seed: int, *, chunk_bytes: int
+) -> Iterator[Int64[np.ndarray, "_ _"]]:
+    """Yield how often each of `size` rows is drawn, with replacement, in chunks of resamples.
+
+    Args:
+        size: rows to draw from, and to draw.
+        resamples: rows of all chunks together.
+        seed: the same seed draws the same rows.
+        chunk_bytes: memory of a chunk; the draws do not depend on it.
+
+    Raises:
+        ConfigError: resamples is out of range.
+    """
+    if resamples < 1:
+        raise ConfigError(f"resamples is {resamples}; give 1 or more, 1000 as a rule.")
     rng = np.random.default_rng(seed)
-    num_users = len(values)
-    chunk = max(1, CHUNK_BYTES // (8 * num_users))
-    means = []
+    chunk = max(1, chunk_bytes // (8 * size))
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
-        draws = rng.integers(num_users, size=(rows, num_users))
-        draws += np.arange(rows)[:, None] * num_users
-        counts = np.bincount(draws.ravel(), minlength=rows * num_users).reshape(rows, num_users)
-        means.append(counts @ values / num_users)
-    return np.concatenate(means)
+        drawn = rng.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size
+        yield np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+
+
+def percentile_interval(drawn: Float64[np.ndarray, "_"], level: float | int = LEVEL) -> Interval:
+    """Return the bounds between which a share of the resampled values lies.
+
+    Raises:
+        ConfigError: level is out of range.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"level is {level}; give a share between 0 and 1, such as 0.95.")
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(float(low), float(high))

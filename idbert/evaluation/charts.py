@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -35,29 +36,45 @@ NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 WIDTH_IN = 9.2
 
 
-def curve_chart(curve: Sequence[Mapping[str, float]], metric: str = "ndcg@10") -> str:
-    """Draw the training loss, and beside it the validation metric, by epoch; return the SVG.
+def curve_chart(
+    curve: Sequence[Mapping[str, float]],
+    metric: str,
+    title: str,
+    *,
+    name: str | None = None,
+    smaller_is_better: bool = False,
+) -> Markup:
+    """Draw the training loss, and beside it the validation metric, by epoch.
 
     Args:
         curve: points with "epoch" and "loss" or the metric; a point may hold both.
         metric: the validation metric, by its name in the points.
+        title: of the metric, where it is not recorded.
+        name: of the metric, to which the best value and its epoch are added; None: the title.
+        smaller_is_better: whether the best value is the smallest.
+
+    Returns:
+        The chart; without points nothing.
     """
+    if not curve:
+        return Markup()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
         loss_axes, metric_axes = figure.subplots(1, 2)
         line_by_epoch(loss_axes, curve, "loss", "Training loss")
-        epochs, values = line_by_epoch(
-            metric_axes, curve, metric, f"Validation {label(metric)}", "o"
-        )
+        epochs, values = line_by_epoch(metric_axes, curve, metric, title, "o")
         if values:
-            best = max(range(len(values)), key=values.__getitem__)
+            choose = min if smaller_is_better else max
+            best = choose(range(len(values)), key=values.__getitem__)
             metric_axes.plot(epochs[best], values[best], "o", color=ACCENT, markersize=8)
-            title = f"{metric_axes.get_title(loc='left')}, best {values[best]:.4f}"
-            metric_axes.set_title(f"{title} at epoch {epochs[best]:g}")
+            at_best = f"best {values[best]:.4f} at epoch {epochs[best]:g}"
+            metric_axes.set_title(f"{name or title}, {at_best}")
         return svg(figure)
 
 
-def interval_chart(evaluations: Mapping[str, Evaluation], metrics: Sequence[str] = HEADLINE) -> str:
+def interval_chart(
+    evaluations: Mapping[str, Evaluation], metrics: Sequence[str] = HEADLINE
+) -> Markup:
     """Draw each model's metrics as dots with their 95% intervals, the first marked; return the SVG.
 
     Args:
@@ -101,9 +118,9 @@ def line_by_epoch(
     return epochs, values
 
 
-def svg(figure: Figure) -> str:
+def svg(figure: Figure) -> Markup:
     """Return the figure as an <svg> element, without the XML head that names an outside address."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])

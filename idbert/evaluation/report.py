@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from markupsafe import Markup
 
 from idbert.evaluation.charts import curve_chart, interval_chart
 from idbert.evaluation.evaluate import HEADLINE, Evaluation, comparison_table, label
-from idbert.evaluation.page import render_page
+from idbert.evaluation.page import PageContent, render_page
 
-TEMPLATE = "report.html"
+TEMPLATE = "idbert/evaluation/report.html"
+WATCHED = "ndcg@10"
+"""The metric of the training curve."""
 Estimate = tuple[float, float, float]
 """A value and the low and high end of its interval."""
 
@@ -33,26 +32,15 @@ class UserExample:
 
 
 @dataclass(frozen=True)
-class ReportContent:
-    """What a report shows; a part without content is left out.
+class ReportContent(PageContent):
+    """What a report shows beside the content of every page.
 
     Attributes:
-        title: of the page, such as the model and the data.
         evaluations: by name, the model first, then what it is compared with.
-        curve: training curve, points with "epoch" and "loss" or "ndcg@10".
-        settings: the resolved configuration; groups may be nested.
-        facts: what was trained on what, by name, such as users, items and duration.
-        layer_weights: weight of each hidden state in the fusion, by name, from the first layer up;
-            of any sign and size.
         examples: some users' histories and recommendations.
     """
 
-    title: str
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
-    curve: Sequence[Mapping[str, float]] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[UserExample] = ()
 
 
@@ -66,19 +54,16 @@ def report_html(content: ReportContent) -> str:
     """
     evaluations = content.evaluations
     return render_page(
-        "idbert.evaluation",
         TEMPLATE,
-        title=content.title,
-        settings=content.settings,
-        layer_weights=content.layer_weights,
-        content=content,
+        content,
         label=label,
         headline=HEADLINE,
         main=next(iter(evaluations.values()), None),
         metric_rows=_metric_rows(evaluations),
         comparison=_comparison(evaluations),
-        curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
-        interval_svg=Markup(interval_chart(evaluations)) if evaluations else "",
+        curve_svg=curve_chart(content.curve, WATCHED, f"Validation {label(WATCHED)}"),
+        curve_metric=label(WATCHED),
+        interval_svg=interval_chart(evaluations) if evaluations else "",
     )
 
 

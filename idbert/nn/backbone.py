@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from idbert.errors import ConfigError
 from idbert.nn.blocks.block import NO_BLOCK, read_block_options
-from idbert.nn.encoder import Encoder
+from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.fusion.layer_fusion import read_fusion_options
 from idbert.nn.structure import build_structure
@@ -139,3 +139,32 @@ def _shapeless(config: EncoderConfig) -> dict[str, Any]:
     if config.block != NO_BLOCK:
         settings["block_options"] = read_block_options(config.block, config.block_options)
     return settings
+
+
+class BackbonePreTrainedModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+    """Base of the models on a backbone. A subclass ends its `__init__` with `post_init`.
+
+    Args:
+        config: The architecture, and the fields of what stands on it.
+    """
+
+    base_model_prefix = "backbone"
+    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.backbone = Backbone(config)
+
+    @property
+    def max_length(self) -> int | None:
+        """Most positions of a sequence; None where there is no limit (NEZHA)."""
+        limit: int | None = self.config.max_position_embeddings
+        return limit
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the embeddings of the tokens, or of the item ids."""
+        return self.backbone.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of the tokens, or of the item ids."""
+        self.backbone.encoder.set_input_embeddings(value)

@@ -5,8 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from idbert.nn.backbone import Backbone
-from idbert.nn.encoder import IdbertPreTrainedModel
+from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_head import ItemHead
 from idbert.nn.losses.catalogue import LossSettings, build_loss
@@ -15,7 +14,7 @@ IGNORED = -100
 """The label of a position without a target."""
 
 
-class TiedScoresModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
     """Base of the models that name what is hidden: backbone, head, loss over all rows.
 
     score = transform(hidden) . embedding + bias. A subclass ends its `__init__` with `post_init`.
@@ -24,12 +23,8 @@ class TiedScoresModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         config: The architecture, and the loss over the rows.
     """
 
-    base_model_prefix = "backbone"
-    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
-
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config)
         self.head = ItemHead(config, self.backbone.width)
         self.loss = build_loss(LossSettings(config.loss, config.loss_options or {}))
 
@@ -69,22 +64,8 @@ class TiedScoresModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         return summed / divisor
 
     @property
-    def max_length(self) -> int | None:
-        """Most positions of a sequence; None where there is no limit (NEZHA)."""
-        limit: int | None = self.config.max_position_embeddings
-        return limit
-
-    @property
     def _embedding_VD(self) -> Tensor:
         return self.get_input_embeddings().weight
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the embeddings of the rows, which are the output embeddings too."""
-        return self.backbone.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embeddings of the rows."""
-        self.backbone.encoder.set_input_embeddings(value)
 
     def resize_token_embeddings(
         self,

@@ -1,17 +1,20 @@
-"""Pretrained encoders of texts, opened for a classifier."""
+"""Pretrained encoders of texts, opened for what is to stand on them."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from idbert.errors import CheckpointError
 from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_models import ITEM_MODELS
+from idbert.nn.structure import StructureSettings
 from nlp_tasks.cls.config import PretrainedSettings
 
 ENCODER_FIELDS = tuple(name for name in EncoderConfig.__annotations__ if name != "add_pooler")
-"""Fields of the config that describe the encoder and the structure on it, and no classifier."""
+"""Fields of the config that describe the encoder and the structure on it, and no head."""
+
+Config = TypeVar("Config", bound=EncoderConfig)
 
 WITHOUT_ENCODER = "idbert_dgcnn_reader"
 """The model_type of a model of texts of ours that stands on no encoder."""
@@ -60,6 +63,30 @@ def open_text_encoder(
         if value is not None:
             setattr(encoder.config, name, value)
     return encoder
+
+
+def config_on(
+    encoder: Encoder,
+    config_class: type[Config],
+    structure: StructureSettings | None = None,
+    **fields: Any,
+) -> Config:
+    """Return the config of a model that stands on an encoder.
+
+    Args:
+        encoder: Whose architecture it has.
+        config_class: Of the model.
+        structure: Fusion, block and residual wrapper on the encoder; None: none.
+        fields: Of what else stands on it.
+
+    Raises:
+        ConfigError: a field is out of range, or the structure does not fit the encoder.
+    """
+    of_encoder = {name: getattr(encoder.config, name) for name in ENCODER_FIELDS}
+    config = config_class(**of_encoder, **fields)
+    config._attn_implementation = encoder.config._attn_implementation
+    (structure or StructureSettings()).apply_to(config)
+    return config
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

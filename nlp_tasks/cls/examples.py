@@ -1,20 +1,19 @@
 """Examples of classification: texts or pairs of texts, and what is to be predicted of them."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Integer, Shaped
 
 from idbert.errors import ConfigError, DataError
-from idbert.inputs.text_checks import is_unicode
 from nlp_tasks.cls.labels import Kind, LabelMap, labels_of, targets_of
-from nlp_tasks.tables import TextTable, read_table, show
+from nlp_tasks.tables import TextTable, read_table
+from nlp_tasks.text_columns import refuse_empty, text_column
 
 __all__ = ["ExampleSettings", "Examples", "Kind", "LabelMap", "read_examples", "read_texts"]
 
@@ -162,7 +161,9 @@ def texts_of(
     Raises:
         DataError: a column is missing, a cell holds no text, or a text is empty.
     """
-    columns = [_text_column(table, name) for name in settings.text_columns]
+    columns = [
+        text_column(table, name, "text_columns", allow_empty=True) for name in settings.text_columns
+    ]
     if settings.pair:
         names, texts = settings.text_columns, columns
     elif len(columns) == 1:
@@ -172,36 +173,8 @@ def texts_of(
         texts = [[settings.joiner.join(filter(None, row)) for row in zip(*columns, strict=True)]]
     if not allow_empty:
         for name, column in zip(names, texts, strict=True):
-            empty = [row for row, text in enumerate(column) if not text.strip()]
-            if empty:
-                raise DataError(
-                    f"{table.source}: column '{name}' has no text in {table.where(empty)}. Fill "
-                    "these rows, or leave them out."
-                )
+            refuse_empty(table, name, column)
     return texts[0], texts[1] if settings.pair else None
-
-
-def _text_column(table: TextTable, name: str) -> list[str]:
-    """Return a column as text; "" where there is no value."""
-    cells = table.column(name, "text_columns")
-    wrong = [row for row, cell in enumerate(cells) if isinstance(cell, list | tuple | dict | bytes)]
-    if wrong:
-        raise DataError(
-            f"{table.source}: column '{name}' holds {show(cells[wrong[0]])}, which is no text "
-            f"({table.where(wrong)}). Name a column of texts with text_columns."
-        )
-    texts = ["" if _is_missing(cell) else str(cell) for cell in cells]
-    broken = [row for row, text in enumerate(texts) if not is_unicode(text)]
-    if broken:
-        raise DataError(
-            f"{table.source}: column '{name}' holds half a character, a lone surrogate "
-            f"({table.where(broken)}). Mend what wrote the file, or leave these rows out."
-        )
-    return texts
-
-
-def _is_missing(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _label_column(table: TextTable, settings: ExampleSettings) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 from idbert.errors import CheckpointError, DataError, suggestion
 from idbert.files import written_aside
 from nlp_tasks.tables import SHOWN_ROWS, TextTable, show
+from nlp_tasks.text_columns import is_missing
 
 Kind = Literal["single", "multi", "number"]
 """What is predicted: one of the labels, any number of them, or a number."""
@@ -229,7 +230,7 @@ def _refuse_gaps(table: TextTable, column: str, separator: str | None) -> None:
     def is_gap(cell: Any) -> bool:
         if isinstance(cell, str):
             return separator is None and not cell.strip()
-        return cell is None or (isinstance(cell, float) and math.isnan(cell))
+        return is_missing(cell)
 
     gaps = [row for row, cell in enumerate(table.columns[column]) if is_gap(cell)]
     if gaps:

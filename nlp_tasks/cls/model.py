@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils.generic import ModelOutput
 
 from idbert.errors import CheckpointError, ConfigError
-from idbert.nn.backbone import Backbone
-from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
+from idbert.nn.backbone import BackbonePreTrainedModel
+from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.heads import HeadSettings, build_head
 from idbert.nn.losses.labels import LabelKind, LabelLossSettings, build_label_loss
@@ -28,7 +28,7 @@ from idbert.nn.saved_models import open_saved
 from idbert.nn.structure import StructureSettings
 from nlp_tasks.cls.additions import AuxiliaryHead, symmetric_divergence
 from nlp_tasks.cls.config import R_DROP_SHARE, ClassifierConfig, ClassifierLossSettings
-from nlp_tasks.cls.encoders import ENCODER_FIELDS, open_text_encoder, read_model_config
+from nlp_tasks.cls.encoders import config_on, open_text_encoder, read_model_config
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class ClassifierOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+class TextClassifier(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
     """Backbone > pooling > dropout > head.
 
     loss = (1 - a) * main + a * auxiliary, each the label loss of its logits; R-Drop adds
@@ -61,14 +61,11 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     """
 
     config_class = ClassifierConfig
-    base_model_prefix = "backbone"
-    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
 
     config: ClassifierConfig
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config)
         self.pooling = build_pooling(config.pooling, self.backbone.width, config.pooling_options)
         self.has_pretrained_pooler = False
         self.head = build_head(
@@ -125,9 +122,10 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         loss = loss or ClassifierLossSettings()
         if not isinstance(pretrained, Encoder):
             pretrained = open_text_encoder(pretrained)
-        fields = {name: getattr(pretrained.config, name) for name in ENCODER_FIELDS}
-        config = ClassifierConfig(
-            **fields,
+        config = config_on(
+            pretrained,
+            ClassifierConfig,
+            structure,
             label_kind=kind,
             num_outputs=num_outputs,
             pooling=pooling.name,
@@ -142,8 +140,6 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             r_drop=loss.r_drop,
             r_drop_share=R_DROP_SHARE if loss.r_drop_share is None else loss.r_drop_share,
         )
-        config._attn_implementation = pretrained.config._attn_implementation
-        (structure or StructureSettings()).apply_to(config)
         model = cls(config)
         model._start_from(pretrained)
         return model
@@ -181,11 +177,6 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         if self.config.label_kind == "multi":
             self.head.fit(targets)
         self.loss.fit_targets(targets)
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens of a text; None where there is no limit (NEZHA)."""
-        return self.config.max_position_embeddings
 
     def forward(
         self,
@@ -267,14 +258,6 @@ class TextClassifier(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         )
         both_B = (loss_B[:twice] + loss_B[size:]) / 2 + self.config.r_drop * distance_B
         return torch.cat([both_B, loss_B[twice:size]])
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the token embeddings."""
-        return self.backbone.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings."""
-        self.backbone.encoder.set_input_embeddings(value)
 
 
 def load_text_classifier(folder: str | Path) -> TextClassifier:

@@ -8,6 +8,7 @@ from nlp_tasks.cls.examples import Examples, ExampleSettings, read_examples
 from nlp_tasks.cls.labels import LabelMap
 from nlp_tasks.cls.sampling import folds as make_folds
 from nlp_tasks.cls.sampling import hold_out
+from nlp_tasks.held_out import check_dev_share
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +43,12 @@ class ClassificationData(ExampleSettings, TextFiles):
         super().__post_init__()
         if self.folds < 1:
             raise ConfigError(f"folds is {self.folds}; it must be at least 1.")
-        if self.dev_share is not None:
-            if self.dev is not None:
-                raise ConfigError(
-                    f"dev_share={self.dev_share} cannot act beside the dev file {self.dev}. Leave "
-                    "one of them out."
-                )
-            if self.folds > 1:
-                raise ConfigError(
-                    f"dev_share={self.dev_share} cannot act with {self.folds} folds, each of which "
-                    "is held out once. Leave it out."
-                )
-            if not 0 <= self.dev_share < 1:
-                raise ConfigError(f"dev_share is {self.dev_share}; choose from 0 to below 1.")
+        check_dev_share(self.dev_share, self.dev)
+        if self.dev_share is not None and self.folds > 1:
+            raise ConfigError(
+                f"dev_share={self.dev_share} cannot act with {self.folds} folds, each of which "
+                "is held out once. Leave it out."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from markupsafe import Markup
 
-from idbert.evaluation.page import render_page
-from nlp_tasks.cls.charts import SMALLER_IS_BETTER, curve_chart, metric_name, scatter_chart
+from idbert.evaluation.bootstrap import Interval
+from idbert.evaluation.page import PageContent
+from nlp_tasks.cls.charts import scatter_chart
 from nlp_tasks.cls.examples import Examples
 from nlp_tasks.cls.metrics import (
     DEFAULT_METRIC,
@@ -20,15 +19,12 @@ from nlp_tasks.cls.metrics import (
     per_class,
 )
 from nlp_tasks.cls.resampling import NOT_RESAMPLED, metric_interval
+from nlp_tasks.reports import WORST, PartFigures, render_report
 
-TEMPLATE = "report.html"
-WORST = 10
-"""Errors shown in words."""
+TEMPLATE = "nlp_tasks/cls/report.html"
 MOST_CLASSES = 24
 """Of more classes no matrix is drawn, which nobody could read, but the most frequent confusions."""
 MOST_CONFUSIONS = 12
-MOST_CHARACTERS = 600
-"""Shown of a text."""
 PROBABILITY_FLOOR = 1e-9
 
 
@@ -56,29 +52,19 @@ class WrongExample:
 
 
 @dataclass(frozen=True)
-class ReportContent:
-    """What a report shows; a part without content is left out.
+class ReportContent(PageContent):
+    """What a report shows beside the content of every page.
 
     Attributes:
-        title: of the page, such as the model and the data.
         evaluations: predictions by the name of their part ("validation", "test"); the first is
             shown in detail.
-        curve: training curve, points with "epoch" and "loss" or the metric.
-        metric: of the curve; None: the default of the labels' kind.
+        metric: of the training curve; None: the default of the labels' kind.
         errors: the worst, from `worst_errors`.
-        settings: the resolved configuration; groups may be nested.
-        facts: what was trained on what, by name, such as rows, labels and duration.
-        layer_weights: share of each hidden state in the fusion, by name, from the first layer up.
     """
 
-    title: str
     evaluations: Mapping[str, Predictions] = field(default_factory=dict)
-    curve: Sequence[Mapping[str, float]] = ()
     metric: str | None = None
     errors: Sequence[WrongExample] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def worst_errors(
@@ -107,31 +93,27 @@ def classification_report_html(content: ReportContent) -> str:
     """
     main = next(iter(content.evaluations.values()), None)
     kind = main.labels.kind if main else None
-    metric = content.metric or (DEFAULT_METRIC[kind] if kind else "accuracy")
+    metrics = METRICS_OF[kind] if kind else ()
     is_single = kind == "single"
-    return render_page(
-        "nlp_tasks.cls",
+    return render_report(
         TEMPLATE,
-        title=content.title,
-        settings=content.settings,
-        layer_weights=content.layer_weights,
-        content=content,
+        content,
+        [
+            PartFigures(name, len(part), classification_metrics(part), _intervals(part))
+            for name, part in content.evaluations.items()
+        ],
+        unit="rows",
+        metrics=metrics,
+        headline=[name for name in metrics if not (is_single and name == "micro_f1")],
+        metric=content.metric or (DEFAULT_METRIC[kind] if kind else "accuracy"),
         kind=kind,
-        metric_name=metric_name,
-        smaller_is_better=SMALLER_IS_BETTER,
-        metrics=METRICS_OF[kind] if kind else (),
-        figures={name: classification_metrics(p) for name, p in content.evaluations.items()},
-        intervals={name: _intervals(p) for name, p in content.evaluations.items()},
-        rows={name: len(p) for name, p in content.evaluations.items()},
-        main_name=next(iter(content.evaluations), ""),
         classes=per_class(main) if main and kind != "number" else {},
         matrix=_matrix(main) if main and is_single else [],
         confusions=_confusions(main) if main and is_single else [],
         names=main.labels.names if main else (),
-        scatter_svg=_scatter(main) if main and kind == "number" else "",
-        curve_svg=Markup(curve_chart(content.curve, metric)) if content.curve else "",
-        curve_metric=metric_name(metric),
-        cut=_cut,
+        scatter_svg=scatter_chart(main.targets, main.decisions)
+        if main and kind == "number"
+        else "",
     )
 
 
@@ -173,7 +155,7 @@ def _wrong_example(predictions: Predictions, examples: Examples, place: int) -> 
     )
 
 
-def _intervals(predictions: Predictions) -> dict[str, tuple[float, float]]:
+def _intervals(predictions: Predictions) -> dict[str, Interval]:
     metrics = METRICS_OF[predictions.labels.kind]
     return {
         metric: metric_interval(metric, predictions)
@@ -212,11 +194,3 @@ def _confusions(predictions: Predictions) -> list[tuple[str, str, int, float]]:
         for true, taken in pairs
         if counts_CC[true, taken]
     ]
-
-
-def _scatter(predictions: Predictions) -> Markup:
-    return Markup(scatter_chart(predictions.targets, predictions.decisions))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"

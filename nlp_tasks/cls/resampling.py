@@ -7,7 +7,7 @@ rows costs one sum and F1 or a correlation needs no mean of rows to stand for it
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 
 from idbert.errors import ConfigError, DataError, suggestion
 from idbert.evaluation.bootstrap import (
@@ -15,6 +15,7 @@ from idbert.evaluation.bootstrap import (
     RESAMPLES,
     Interval,
     PairedDifference,
+    percentile_interval,
     resampled_means,
 )
 from nlp_tasks.cls.metrics import METRICS_OF, Predictions, class_arrays
@@ -39,7 +40,7 @@ def metric_interval(
     _check(metric, predictions)
     sums = _row_sums(metric, predictions)
     drawn = _metric_of(metric)(resampled_means(sums, resamples, seed))
-    return Interval(*_bounds(drawn, level))
+    return percentile_interval(drawn, level)
 
 
 def paired_rows(
@@ -83,8 +84,8 @@ def paired_rows(
         return between
 
     whole = difference(stacked.mean(axis=0, keepdims=True))
-    low, high = _bounds(difference(resampled_means(stacked, resamples, seed)), level)
-    return PairedDifference(float(whole[0]), low, high)
+    drawn = difference(resampled_means(stacked, resamples, seed))
+    return PairedDifference(float(whole[0]), *percentile_interval(drawn, level))
 
 
 def _check(metric: str, predictions: Predictions) -> None:
@@ -95,14 +96,6 @@ def _check(metric: str, predictions: Predictions) -> None:
             f"metric '{metric}' cannot be resampled; labels of kind {kind} have "
             f"{', '.join(known)}.{suggestion(metric, known)}"
         )
-
-
-def _bounds(drawn: np.ndarray, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ConfigError(f"level is {level}; give a share between 0 and 1, such as 0.95.")
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def _row_sums(metric: str, predictions: Predictions) -> Float64[np.ndarray, "N _"]:
@@ -121,14 +114,15 @@ def _row_sums(metric: str, predictions: Predictions) -> Float64[np.ndarray, "N _
         return np.concatenate([hits, either], axis=1)
     x, y = decisions.astype(np.float64), targets.astype(np.float64)
     if metric == "pearson":
-        x, y = _standardised(x), _standardised(y)  # or squares of large numbers drown differences
+        x, y = standardised(x), standardised(y)  # or squares of large numbers drown differences
         return np.stack([x, y, x * x, y * y, x * y], axis=1)
     errors = np.abs(x - y)[:, None]
     return errors**2 if metric == "mse" else errors
 
 
-def _standardised(values_N: np.ndarray) -> np.ndarray:
-    deviations_N: np.ndarray = values_N - values_N.mean()
+def standardised(values_N: Shaped[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
+    """Return values with mean 0 and, unless they are all the same, standard deviation 1."""
+    deviations_N: np.ndarray = values_N.astype(np.float64) - values_N.mean(dtype=np.float64)
     return deviations_N / (deviations_N.std() or 1)
 
 

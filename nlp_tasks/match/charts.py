@@ -4,10 +4,11 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from idbert.evaluation.charts import ACCENT, GRID, INK, STYLE, WIDTH_IN, svg
-from nlp_tasks.cls.charts import metric_name
+from nlp_tasks.charts import metric_name
 from nlp_tasks.match.metrics import threshold_curve
 from nlp_tasks.match.resampling import ScoredPairs
 
@@ -19,7 +20,7 @@ MOST_POINTS = 2000
 """Dots of a scatter chart; of more pairs an evenly spaced choice is drawn."""
 
 
-def score_chart(pairs: ScoredPairs) -> str:
+def score_chart(pairs: ScoredPairs) -> Markup:
     """Draw the scores of pairs by their label; return the SVG.
 
     binary: a histogram for each of the two labels, and the threshold of the accuracy.
@@ -50,7 +51,7 @@ def score_chart(pairs: ScoredPairs) -> str:
         return svg(figure)
 
 
-def threshold_chart(pairs: ScoredPairs) -> str:
+def threshold_chart(pairs: ScoredPairs) -> Markup:
     """Draw what a threshold is worth: accuracy and F1 of every threshold; return the SVG.
 
     Beside it the share of label 1 among pairs of about equal scores, with the interval that chance

@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from idbert.errors import CheckpointError
 from idbert.inputs.tokenizers import open_tokenizer
-from idbert.nn.backbone import Backbone
-from idbert.nn.encoder import IdbertPreTrainedModel
+from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.pooling import build_pooling
 from idbert.nn.progress_bars import without_progress_bars
@@ -23,7 +22,7 @@ from idbert.nn.saved_models import open_saved
 TEXT_FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class BackboneModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+class BackboneModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
     """A backbone alone, in a folder that every command on texts opens as a pretrained model.
 
     Args:
@@ -31,11 +30,9 @@ class BackboneModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     """
 
     config_class = EncoderConfig
-    base_model_prefix = "backbone"
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, **inputs: Any) -> Any:

@@ -74,7 +74,8 @@ def is_positive(examples: PairExamples) -> Bool[np.ndarray, "N"]:
     if examples.kind != "binary" or examples.targets is None:
         raise ConfigError(
             f"{examples.source} holds pairs of kind {examples.kind}, and only those of kind binary "
-            "or none say which texts are the same. Choose them with positives()."
+            "or none say which texts are the same, so they can be neither closed nor mined. Choose "
+            "those that belong together with positives()."
         )
     positive_N: np.ndarray = examples.targets == 1
     return positive_N

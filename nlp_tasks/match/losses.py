@@ -104,6 +104,19 @@ class MatchLoss:
                 f"{IN_WORDS[examples.kind]}, as those of {examples.source}. Choose from: "
                 f"{', '.join(fitting)}."
             )
+        targets = examples.targets
+        if self.inputs == "labelled" and targets is not None and (targets == targets[:1]).all():
+            raise ConfigError(
+                f"The loss '{self.name}' learns from labels that differ, and all {len(examples):,} "
+                f"pairs of {examples.source} have the same. Give others too; if all belong "
+                "together, set data.label_column to null."
+            )
+        if self.inputs in ("labelled", "texts") and examples.negatives is not None:
+            raise ConfigError(
+                f"The loss '{self.name}' reads no hard negatives, and {examples.source} has some. "
+                "Choose a loss that does, such as in_batch or triplet, or leave out mining.method, "
+                "data.negatives_column and data.labelled_negatives."
+            )
         if self.inputs == "triplets" and not examples.negatives:
             raise ConfigError(
                 f"The loss '{self.name}' needs a negative for each pair, and {examples.source} "

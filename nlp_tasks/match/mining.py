@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 from idbert.errors import ConfigError, DataError
 from idbert.retrieval.index import VectorIndex
 from nlp_tasks.match.groups import TextGraph, is_positive
+from nlp_tasks.match.pair_checks import contradictory_rows
 from nlp_tasks.match.pairs import NO_ROW, PairExamples
 
 logger = logging.getLogger(__name__)
@@ -231,7 +232,9 @@ def negatives_as_rows(examples: PairExamples) -> PairExamples:
 def labelled_negatives(examples: PairExamples, name: str | None = None) -> list[list[str]]:
     """Return for each pair the second texts that are labelled as not belonging to its first.
 
-    So pairs of inference become triplets: of one premise an entailment and a contradiction.
+    So pairs of inference become triplets: of one premise an entailment and a contradiction. A text
+    that belongs to the first one by other pairs, or that stands there with several classes, is no
+    negative.
 
     Args:
         examples: of kind "binary" (label 0), or "class".
@@ -247,9 +250,20 @@ def labelled_negatives(examples: PairExamples, name: str | None = None) -> list[
             f"no label '{name}' of pairs of kind {examples.kind} says what does not belong; "
             f"there are: {named}."
         )
-    label = 0 if name is None else examples.names.index(name)
+    if name is None:
+        graph = TextGraph.of(examples)
+        groups_U = graph.groups(is_positive(examples))
+        is_negative_N = (examples.targets == 0) & (
+            groups_U[graph.first_N] != groups_U[graph.second_N]
+        )
+    else:
+        is_negative_N = examples.targets == examples.names.index(name)
+        unclear = contradictory_rows(
+            examples.firsts, examples.seconds, examples.targets, ordered=True
+        )
+        is_negative_N[unclear] = False
     of_first: dict[str, dict[str, None]] = {}
-    for place in np.flatnonzero(examples.targets == label):
+    for place in np.flatnonzero(is_negative_N):
         of_first.setdefault(examples.firsts[place], {})[examples.seconds[place]] = None
     return [list(of_first.get(first, ())) for first in examples.firsts]
 

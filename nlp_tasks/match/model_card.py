@@ -1,5 +1,6 @@
 """The card of towers: what they are, how they are used, what they were trained on, how good."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -95,8 +96,8 @@ def _description(towers: SentenceTransformer, facts: CardFacts) -> list[str]:
 
 
 def _usage(towers: SentenceTransformer, facts: CardFacts) -> list[str]:
-    texts = [text.replace('"', "'")[:80] for text in facts.examples] or ["one text", "another"]
-    listed = ", ".join(f'"{" ".join(text.split())}"' for text in texts)
+    texts = [" ".join(text.split())[:80] for text in facts.examples] or ["one text", "another"]
+    listed = ", ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     if is_standard(towers):
         opening = [
             "from sentence_transformers import SentenceTransformer",

@@ -14,6 +14,7 @@ from idbert.errors import DataError, suggestion
 from idbert.inputs.text_checks import is_unicode
 from nlp_tasks.cls.labels import LabelMap, labels_of, targets_of
 from nlp_tasks.tables import TextTable, decoded_text, show
+from nlp_tasks.text_columns import is_missing
 
 PairKind = Literal["binary", "score", "class", "none"]
 """What is said of a pair: same or not, how alike, of which class, or nothing."""
@@ -52,40 +53,6 @@ def lines_of(file: Path) -> tuple[TextTable, str]:
     return TextTable(
         str(file), {LINES: [line for _, line in kept]}, [row for row, _ in kept]
     ), LINES
-
-
-def text_column(table: TextTable, name: str, setting: str) -> list[str]:
-    """Return a column of texts.
-
-    Args:
-        table: from `read_table`.
-        name: the column's name.
-        setting: the setting that names it, for errors.
-
-    Raises:
-        DataError: there is no such column, or a cell holds no text.
-    """
-    cells = table.column(name, setting)
-    wrong = [row for row, cell in enumerate(cells) if isinstance(cell, list | tuple | dict | bytes)]
-    if wrong:
-        raise DataError(
-            f"{table.source}: column '{name}' holds {show(cells[wrong[0]])}, which is no text "
-            f"({table.where(wrong)}). Name a column of texts with {setting}."
-        )
-    texts = ["" if _is_missing(cell) else str(cell) for cell in cells]
-    empty = [row for row, text in enumerate(texts) if not text.strip()]
-    if empty:
-        raise DataError(
-            f"{table.source}: column '{name}' has no text in {table.where(empty)}. Fill these "
-            "rows, or leave them out."
-        )
-    broken = [row for row, text in enumerate(texts) if not is_unicode(text)]
-    if broken:
-        raise DataError(
-            f"{table.source}: column '{name}' holds half a character, a lone surrogate "
-            f"({table.where(broken)}). Mend what wrote the file, or leave these rows out."
-        )
-    return texts
 
 
 def negatives_of(
@@ -159,7 +126,7 @@ def labels_of_pairs(
 
 
 def _kind_of(table: TextTable, column: str) -> PairKind:
-    cells = [cell for cell in table.columns[column] if not _is_missing(cell)]
+    cells = [cell for cell in table.columns[column] if not _is_gap(cell)]
     if {_name(cell) for cell in cells} <= BINARY.keys():
         return "binary"
     numbers = {_number(cell) for cell in cells}
@@ -176,11 +143,11 @@ def _kind_of(table: TextTable, column: str) -> PairKind:
 
 def _binary_targets(table: TextTable, column: str) -> np.ndarray:
     cells = table.columns[column]
-    targets = [None if _is_missing(cell) else BINARY.get(_name(cell)) for cell in cells]
+    targets = [None if _is_gap(cell) else BINARY.get(_name(cell)) for cell in cells]
     wrong = [row for row, target in enumerate(targets) if target is None]
     if wrong:
         cell = cells[wrong[0]]
-        held = "has no label" if _is_missing(cell) else f"holds {show(cell)}, not 0 or 1,"
+        held = "has no label" if _is_gap(cell) else f"holds {show(cell)}, not 0 or 1,"
         raise DataError(
             f"{table.source}: column '{column}' {held} in {table.where(wrong)}. Pairs of kind "
             "binary are labelled 1 (same) or 0; mend these rows, or set kind."
@@ -206,10 +173,8 @@ def _number(cell: Any) -> float | None:
 def _as_list(cell: Any) -> list[Any]:
     if isinstance(cell, list | tuple):
         return list(cell)
-    return [] if _is_missing(cell) or cell == "" else [cell]
+    return [] if _is_gap(cell) or cell == "" else [cell]
 
 
-def _is_missing(cell: Any) -> bool:
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+def _is_gap(cell: Any) -> bool:
+    return not cell.strip() if isinstance(cell, str) else is_missing(cell)

@@ -166,9 +166,9 @@ class Triplet(MatchLoss):
 
 @MATCH_LOSSES.register("in_batch")
 class InBatch(MatchLoss):
-    """Cross-entropy of softmax(cos(anchor, text) / temperature) over all texts of the batch.
+    """Cross-entropy of softmax(cos(anchor, text) / temperature) over the batch's second texts.
 
-    Hard negatives of each pair are among these texts.
+    The hard negatives of all its pairs are among these texts.
 
     Source: Henderson et al. 2017, "Efficient Natural Language Response Suggestion", section 4.4.
     """

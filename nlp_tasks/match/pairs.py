@@ -17,9 +17,9 @@ from nlp_tasks.match.pair_columns import (
     labels_of_pairs,
     lines_of,
     negatives_of,
-    text_column,
 )
 from nlp_tasks.tables import read_table
+from nlp_tasks.text_columns import text_column
 
 __all__ = ["PairExamples", "PairKind", "PairSettings", "read_pairs"]
 

@@ -4,16 +4,18 @@ import logging
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
+from jaxtyping import Bool
 
 from idbert.errors import ConfigError, DataError
 from nlp_tasks.cls.labels import LabelMap, labels_of, targets_of
+from nlp_tasks.held_out import check_dev_share
 from nlp_tasks.match.closure import ClosureSettings, close_transitively, split_by_component
 from nlp_tasks.match.from_classes import pairs_of_classes
 from nlp_tasks.match.mining import labelled_negatives
 from nlp_tasks.match.pair_checks import pair_keys
-from nlp_tasks.match.pair_columns import text_column
-from nlp_tasks.match.pairs import PairExamples, PairSettings, read_pairs
+from nlp_tasks.match.pairs import NO_ROW, PairExamples, PairSettings, read_pairs
 from nlp_tasks.tables import read_table
+from nlp_tasks.text_columns import text_column
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +80,7 @@ class MatchData(PairSettings, PairFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dev_share is not None:
-            if self.dev is not None:
-                raise ConfigError(
-                    f"dev_share={self.dev_share} cannot act beside the dev file {self.dev}. Leave "
-                    "one of them out."
-                )
-            if not 0 <= self.dev_share < 1:
-                raise ConfigError(f"dev_share is {self.dev_share}; choose from 0 to below 1.")
+        check_dev_share(self.dev_share, self.dev)
         if not self.close and self.closure != ClosureSettings():
             raise ConfigError("closure cannot act without close=true. Set it, or leave it out.")
         if self.classes.text_column is not None:
@@ -143,6 +138,7 @@ def read_match_parts(data: MatchData) -> MatchParts:
             f"{closure.implied_negatives:,}",
             f"{len(closure.left_out):,}",
         )
+        train = _without_implied_leaks(train, evaluated)
     if data.labelled_negatives:
         name = data.labelled_negatives if isinstance(data.labelled_negatives, str) else None
         found = labelled_negatives(train, name)
@@ -240,8 +236,7 @@ def _labelled_texts(
 def _warn_of_leaks(train: PairExamples, evaluated: dict[str, PairExamples]) -> None:
     """Say how many pairs of another part stand among the training pairs too."""
     for name, part in evaluated.items():
-        keys = pair_keys([*train.firsts, *part.firsts], [*train.seconds, *part.seconds])
-        leaked = int(np.isin(keys[len(train) :], keys[: len(train)]).sum())
+        leaked = int(_stands_in(part, train).sum())
         if leaked:
             logger.warning(
                 "%s of %s pairs of the %s part stand in the training part too",
@@ -249,3 +244,24 @@ def _warn_of_leaks(train: PairExamples, evaluated: dict[str, PairExamples]) -> N
                 f"{len(part):,}",
                 name,
             )
+
+
+def _without_implied_leaks(train: PairExamples, evaluated: dict[str, PairExamples]) -> PairExamples:
+    """Leave out implied pairs that stand in another part, whose answers they would give away."""
+    leaked_N = np.zeros(len(train), bool)
+    for part in evaluated.values():
+        leaked_N |= _stands_in(train, part)
+    leaked_N &= train.rows == NO_ROW
+    if not leaked_N.any():
+        return train
+    logger.info(
+        "closure: %s implied pairs stand in another part, and are left out",
+        f"{int(leaked_N.sum()):,}",
+    )
+    return train.take(np.flatnonzero(~leaked_N))
+
+
+def _stands_in(pairs: PairExamples, others: PairExamples) -> Bool[np.ndarray, "_"]:
+    """Say of each pair whether it stands among others, whichever way round."""
+    keys = pair_keys([*pairs.firsts, *others.firsts], [*pairs.seconds, *others.seconds])
+    return np.isin(keys[: len(pairs)], keys[len(pairs) :])

@@ -5,23 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from scipy.special import log_softmax
 from scipy.stats import rankdata
 
 from idbert.errors import ShapeError
-from idbert.evaluation.page import render_page
-from nlp_tasks.cls.charts import curve_chart, metric_name
+from idbert.evaluation.bootstrap import Interval
+from idbert.evaluation.page import PageContent
+from nlp_tasks.charts import metric_name
 from nlp_tasks.match.charts import score_chart, threshold_chart
 from nlp_tasks.match.metrics import DEFAULT_METRIC, METRICS_OF, best_thresholds, similarity_metrics
 from nlp_tasks.match.pairs import NO_ROW, PairExamples
 from nlp_tasks.match.resampling import RESAMPLED, ScoredPairs, similarity_interval
+from nlp_tasks.reports import WORST, PartFigures, render_report
 
-TEMPLATE = "report.html"
-WORST = 10
-"""Pairs shown in words."""
-MOST_CHARACTERS = 600
-"""Shown of a text."""
+TEMPLATE = "nlp_tasks/match/report.html"
 
 
 @dataclass(frozen=True)
@@ -46,31 +43,21 @@ class WrongPair:
 
 
 @dataclass(frozen=True)
-class MatchContent:
-    """What a report shows; a part without content is left out.
+class MatchContent(PageContent):
+    """What a report shows beside the content of every page.
 
     Attributes:
-        title: of the page, such as the model and the data.
         evaluations: what the run says of labelled pairs, by the name of their part ("validation",
             "test"); the first is shown in detail.
         retrieval: figures of `retrieval_metrics` by the name of their part.
-        curve: training curve, points with "epoch" and "loss" or the metric.
-        metric: of the curve; None: the default of the pairs' kind.
+        metric: of the training curve; None: the default of the pairs' kind.
         errors: the worst, from `worst_pairs`.
-        settings: the resolved configuration; groups may be nested.
-        facts: what was trained on what, by name, such as pairs and duration.
-        layer_weights: share of each hidden state in the fusion, by name, from the first layer up.
     """
 
-    title: str
     evaluations: Mapping[str, ScoredPairs] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    curve: Sequence[Mapping[str, float]] = ()
     metric: str | None = None
     errors: Sequence[WrongPair] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def worst_pairs(scored: ScoredPairs, examples: PairExamples, count: int = WORST) -> list[WrongPair]:
@@ -113,32 +100,26 @@ def match_report_html(content: MatchContent) -> str:
     """
     main = next(iter(content.evaluations.values()), None)
     kind = main.kind if main else "none"
-    metric = content.metric or DEFAULT_METRIC[kind]
-    figures = {name: _figures(pairs) for name, pairs in content.evaluations.items()}
-    is_drawn = main is not None and kind in ("binary", "score")
-    return render_page(
-        "nlp_tasks.match",
+    is_drawn = kind in ("binary", "score")
+    return render_report(
         TEMPLATE,
-        title=content.title,
-        settings=content.settings,
-        layer_weights=content.layer_weights,
-        content=content,
-        kind=kind,
-        main_name=next(iter(content.evaluations), ""),
+        content,
+        [
+            PartFigures(name, len(pairs), _figures(pairs), _intervals(pairs))
+            for name, pairs in content.evaluations.items()
+        ],
+        unit="pairs",
         metrics=METRICS_OF[kind],
-        figures=figures,
-        intervals={name: _intervals(pairs) for name, pairs in content.evaluations.items()},
-        rows={name: len(pairs) for name, pairs in content.evaluations.items()},
+        headline=[name for name in METRICS_OF[kind] if name not in ("precision", "recall")],
+        metric=content.metric or DEFAULT_METRIC[kind],
+        shows_parts=len(content.evaluations) > 1 or kind == "binary",
+        kind=kind,
         names=main.names if main else (),
         thresholds=_thresholds(content) if kind == "binary" else [],
         depths=list(dict.fromkeys(key for one in content.retrieval.values() for key in one)),
-        metric_name=metric_name,
-        curve_metric=metric_name(metric),
-        curve_svg=Markup(curve_chart(content.curve, metric)) if content.curve else "",
-        scores_svg=Markup(score_chart(main)) if main and is_drawn else "",
-        threshold_svg=Markup(threshold_chart(main)) if main and kind == "binary" else "",
+        scores_svg=score_chart(main) if main and is_drawn else "",
+        threshold_svg=threshold_chart(main) if main and kind == "binary" else "",
         no_row=NO_ROW,
-        cut=_cut,
     )
 
 
@@ -182,7 +163,7 @@ def _figures(pairs: ScoredPairs) -> dict[str, float]:
     return similarity_metrics(pairs.scores, pairs.targets, pairs.kind, threshold)
 
 
-def _intervals(pairs: ScoredPairs) -> dict[str, tuple[float, float]]:
+def _intervals(pairs: ScoredPairs) -> dict[str, Interval]:
     return {metric: similarity_interval(metric, pairs) for metric in RESAMPLED[pairs.kind]}
 
 
@@ -207,7 +188,3 @@ def _thresholds(content: MatchContent) -> list[dict[str, Any]]:
             for metric in ("accuracy", "f1")
         ]
     return rows
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"

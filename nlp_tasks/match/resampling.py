@@ -12,7 +12,15 @@ import numpy as np
 from jaxtyping import Float, Float64, Shaped
 
 from idbert.errors import ConfigError, DataError, suggestion
-from idbert.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, PairedDifference
+from idbert.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    PairedDifference,
+    drawn_counts,
+    percentile_interval,
+)
+from nlp_tasks.cls.resampling import standardised
 from nlp_tasks.match.metrics import Thresholds, best_thresholds, thresholds_of
 from nlp_tasks.match.pairs import PairKind
 
@@ -74,7 +82,7 @@ def similarity_interval(
         ConfigError: the metric is unknown or has no interval, or a number is out of range.
     """
     draws = [_figures(metric, [pairs], counts)[0] for counts in _draws(pairs, resamples, seed)]
-    return Interval(*_bounds(np.concatenate(draws), level))
+    return percentile_interval(np.concatenate(draws), level)
 
 
 def paired_similarity(
@@ -113,7 +121,8 @@ def paired_similarity(
     for counts_RN in _draws(a, resamples, seed):
         of_a, of_b = _figures(metric, [a, b], counts_RN)
         drawn.append(of_a - of_b)
-    return PairedDifference(float(whole[0] - whole[1]), *_bounds(np.concatenate(drawn), level))
+    bounds = percentile_interval(np.concatenate(drawn), level)
+    return PairedDifference(float(whole[0] - whole[1]), *bounds)
 
 
 def paired_spearman(
@@ -135,25 +144,10 @@ def paired_spearman(
 
 def _draws(pairs: ScoredPairs, resamples: int, seed: int) -> Iterator[Float64[np.ndarray, "_ N"]]:
     """Yield how often each pair was drawn, in chunks of draws."""
-    if resamples < 1:
-        raise ConfigError(f"resamples is {resamples}; give 1 or more, 1000 as a rule.")
-    rng, size = np.random.default_rng(seed), len(pairs)
-    if size == 0:
+    if len(pairs) == 0:
         raise DataError("there are no pairs to resample. Give at least one.")
-    chunk = max(1, CHUNK_BYTES // (8 * size))
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = rng.integers(size, size=(rows, size)) + np.arange(rows)[:, None] * size
-        counts = np.bincount(drawn.ravel(), minlength=rows * size)
-        yield counts.reshape(rows, size).astype(np.float64)
-
-
-def _bounds(drawn: np.ndarray, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ConfigError(f"level is {level}; give a share between 0 and 1, such as 0.95.")
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    for counts in drawn_counts(len(pairs), resamples, seed, chunk_bytes=CHUNK_BYTES):
+        yield counts.astype(np.float64)
 
 
 def _figures(metric: str, runs: list[ScoredPairs], counts_RN: np.ndarray) -> list[np.ndarray]:
@@ -169,8 +163,8 @@ def _figures(metric: str, runs: list[ScoredPairs], counts_RN: np.ndarray) -> lis
         target_ranks_RN = _ranks(pairs.targets, counts_RN)
         return [_pearson(_ranks(run.scores, counts_RN), target_ranks_RN, counts_RN) for run in runs]
     if metric == "pearson":
-        targets_N = _standardised(pairs.targets)
-        return [_pearson(_standardised(run.scores), targets_N, counts_RN) for run in runs]
+        targets_N = standardised(pairs.targets)
+        return [_pearson(standardised(run.scores), targets_N, counts_RN) for run in runs]
     if metric == "auc":
         return [_auc(run, counts_RN) for run in runs]
     return [_of_decisions(metric, run, counts_RN) for run in runs]
@@ -197,11 +191,6 @@ def _pearson(x: np.ndarray, y: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
     there = spread > NO_SPREAD * total[:, 0]
     r: np.ndarray = np.divide(products, spread, np.zeros_like(spread), where=there)
     return r
-
-
-def _standardised(values_N: np.ndarray) -> np.ndarray:
-    deviations_N: np.ndarray = values_N.astype(np.float64) - values_N.mean(dtype=np.float64)
-    return deviations_N / (deviations_N.std() or 1)
 
 
 def _auc(run: ScoredPairs, counts_RN: np.ndarray) -> np.ndarray:

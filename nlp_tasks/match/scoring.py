@@ -29,7 +29,7 @@ from nlp_tasks.match.pairs import PairExamples
 from nlp_tasks.match.resampling import ScoredPairs
 from nlp_tasks.match.towers import DOCUMENT, QUERY
 
-QUERIES_AT_ONCE = 1024
+SCORES_AT_ONCE = 2**24  # 64 MiB
 DEEPEST = max(RECALL_AT)
 
 Positive = float | int | str | None
@@ -141,7 +141,8 @@ def encode(
     # A prompt for the task would be another text than the one that was trained on.
     asked = task if isinstance(towers[0], Router) else None
     vectors_ND = encode_sentences(towers.eval(), list(places), task=asked, progress=progress)
-    return torch.from_numpy(vectors_ND)[torch.tensor([places[text] for text in texts])]
+    rows_N = torch.tensor([places[text] for text in texts], dtype=torch.int64)
+    return torch.from_numpy(vectors_ND)[rows_N]
 
 
 def answer(
@@ -206,8 +207,9 @@ def ranking(
     queries_QD = torch.nn.functional.normalize(queries_QD)
     candidates_DN = torch.nn.functional.normalize(candidates_ND).T
     found = []
-    for start in range(0, len(queries_QD), QUERIES_AT_ONCE):
-        part = slice(start, start + QUERIES_AT_ONCE)
+    step = max(1, SCORES_AT_ONCE // len(candidates_ND))
+    for start in range(0, len(queries_QD), step):
+        part = slice(start, start + step)
         scores_QN = queries_QD[part] @ candidates_DN
         rows_Q = torch.from_numpy(np.flatnonzero(left_out_Q[part] >= 0))
         scores_QN[rows_Q, torch.from_numpy(left_out_Q[part])[rows_Q]] = -torch.inf

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from idbert.errors import DataError
-from nlp_tasks.match.pair_columns import lines_of, text_column
+from nlp_tasks.match.pair_columns import lines_of
 from nlp_tasks.tables import TextTable, read_table, show
+from nlp_tasks.text_columns import text_column
 
 ID, TEXT = "id", "text"
 

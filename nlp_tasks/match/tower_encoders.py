@@ -17,7 +17,7 @@ from idbert.nn.checkpoint_config import BERT_FIELDS
 from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import EncoderConfig
 from nlp_tasks.cls.config import PretrainedSettings
-from nlp_tasks.cls.encoders import ENCODER_FIELDS, open_text_encoder
+from nlp_tasks.cls.encoders import config_on, open_text_encoder
 from nlp_tasks.match.encoder_module import BackboneModel, IdbertEncoder
 from nlp_tasks.match.settings import DEFAULT_MAX_LENGTH, TowerSettings
 from nlp_tasks.match.tower_checks import quietly
@@ -65,9 +65,7 @@ def own_encoder(
         encoder = open_text_encoder(source, settings.encoder)
     if settings.layers is not None:  # now, so that a fusion is built for the layers that are left
         _cut(encoder, settings.layers, source)
-    config = EncoderConfig(**{name: getattr(encoder.config, name) for name in ENCODER_FIELDS})
-    config._attn_implementation = encoder.config._attn_implementation
-    settings.structure.apply_to(config)
+    config = config_on(encoder, EncoderConfig, settings.structure)
     model = BackboneModel(config)
     tensors = encoder.state_dict()
     pooler = {name: tensors.pop(name) for name in list(tensors) if name.startswith("pooler.")}

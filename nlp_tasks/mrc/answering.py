@@ -31,8 +31,8 @@ class AnswerScoreSettings:
     """Weight of the paragraph's probability: the softmax over the paragraphs read of their scores,
     divided by their standard deviation."""
     span: float | int = 1.0
-    """Weight of the span's probability: the softmax of the reader's scores over all spans of all
-    paragraphs read."""
+    """Weight of the span's probability: the softmax of the reader's scores over the n_best + 1 best
+    spans of every paragraph read."""
     has_answer: float | int = 1.0
     """Weight of the reader's probability that the paragraph holds an answer at all."""
     may_refuse: bool = True
@@ -55,7 +55,8 @@ class FoundAnswer:
     Attributes:
         text: as it stands in its document.
         score: the larger the better; comparable among the answers of one question.
-        probability: share of exp(score) among all spans that were read for the question.
+        probability: share of exp(score) among the spans that were compared for the question: the
+            n_best + 1 best of every paragraph, so that it falls with n_best.
         document: id of the document.
         start: its first character in the document.
         end: the character behind its last.

@@ -41,8 +41,9 @@ class Answer:
         text: of the context, from start to end.
         start: its first character in the context; 0 where there is no answer.
         end: the character behind its last; 0 where there is no answer.
-        score: logit of the start and of the end, added; comparable among the spans of a question,
-            whichever windows they stand in. Of no answer: that of position 0.
+        score: logit of the start and of the end, added, and the log probability of has-answer
+            where a head tells it; comparable among the spans of a question, whichever windows they
+            stand in. Of no answer: the logits of position 0.
         probability: of this very span in the window where it stands.
         has_answer: probability that the context holds an answer at all.
     """

@@ -43,7 +43,7 @@ class FoundSpans:
         offsets: Q + 1 bounds: question q's spans are `offsets[q] : offsets[q + 1]`.
         starts: first character of each span in its context.
         ends: the character behind its last.
-        scores: logits of start and end, added.
+        scores: logits of start and end, added, and log p(has answer) where a head tells it.
         log_probabilities: of each span in its window.
         null_scores_Q: score of "no answer" of each question: the lowest of its windows.
         margins_Q: by how much an answer is more likely than none, as a logit.

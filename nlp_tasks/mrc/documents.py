@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from idbert.errors import DataError
+from idbert.inputs.text_checks import is_unicode
 from nlp_tasks.tables import TextTable, decoded_text, read_table
 
 TEXT_FILES = (".txt", ".md")
@@ -71,6 +72,12 @@ def read_documents(
         raise DataError(
             f"{table.source}: column '{columns.text}' holds no text in {table.where(wrong)}. Name "
             "the column of the texts with --columns.text."
+        )
+    broken = [row for row, text in enumerate(texts) if text and not is_unicode(text)]
+    if broken:
+        raise DataError(
+            f"{table.source}: column '{columns.text}' holds half a character, a lone surrogate, in "
+            f"{table.where(broken)}. Mend what wrote the file, or leave these documents out."
         )
     ids = _ids(table, columns)
     return [Document(name, text or "") for name, text in zip(ids, texts, strict=True)]

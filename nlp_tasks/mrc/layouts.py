@@ -107,8 +107,14 @@ def _raw(entry: dict[str, Any], context: Any, text: Any, source: str) -> RawQues
     given = entry.get("answers")
     answers: list[tuple[Any, Any]] = []
     if isinstance(given, dict):
-        texts = list(given.get("text") or ())
-        starts = list(given.get("answer_start") or [None] * len(texts))
+        texts = given.get("text") or []
+        starts = given.get("answer_start") or []
+        if not (isinstance(texts, list) and isinstance(starts, list)):
+            raise DataError(
+                f"{source}: question {entry.get('id')} has the answers {show(given)}. Give a list "
+                "of texts, and one of offsets."
+            )
+        starts = starts or [None] * len(texts)
         if len(texts) != len(starts):
             raise DataError(
                 f"{source}: question {entry.get('id')} has {len(texts)} answers and "

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
-from idbert.nn.backbone import Backbone
+from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.checkpoints import WEIGHT_FILES, find_file, read_tensors
-from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
+from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.structure import StructureSettings
-from nlp_tasks.cls.encoders import ENCODER_FIELDS, open_text_encoder
+from nlp_tasks.cls.encoders import config_on, open_text_encoder
 from nlp_tasks.mrc.config import ReaderConfig
 from nlp_tasks.mrc.heads import ReaderOutput, SpanHeads
 from nlp_tasks.mrc.losses import SpanSettings
@@ -24,7 +24,7 @@ SPAN_HEAD = ("qa_outputs.weight", "qa_outputs.bias")
 """The head of a published reader, by the names of BertForQuestionAnswering."""
 
 
-class ReaderModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
+class ReaderModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
     """Backbone > dropout > start and end logits; has-answer from the first position.
 
     Without structure, and in evaluation, start and end logits are those of transformers'
@@ -35,14 +35,11 @@ class ReaderModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     """
 
     config_class = ReaderConfig
-    base_model_prefix = "backbone"
-    accepts_loss_kwargs = True  # tells Trainer that `num_items_in_batch` is honoured
 
     config: ReaderConfig
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config)
         self.heads = SpanHeads(
             self.backbone.width,
             config.span_loss,
@@ -82,15 +79,15 @@ class ReaderModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         if not isinstance(pretrained, Encoder):
             head_from = head_from or pretrained
             pretrained = open_text_encoder(pretrained)
-        config = ReaderConfig(
-            **{name: getattr(pretrained.config, name) for name in ENCODER_FIELDS},
+        config = config_on(
+            pretrained,
+            ReaderConfig,
+            structure,
             span_loss=span.name,
             span_loss_options=plain_options(span.options),
             answer_share=span.answer_share,
             head_dropout=span.dropout,
         )
-        config._attn_implementation = pretrained.config._attn_implementation
-        (structure or StructureSettings()).apply_to(config)
         model = cls(config)
         tensors = pretrained.state_dict()
         of_encoder = {n: t for n, t in tensors.items() if not n.startswith("pooler.")}
@@ -109,14 +106,10 @@ class ReaderModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             for name, tensor in tensors.items()
             if name.endswith(wanted)
         }
-        if found and all(found[n].shape == own.shape for n, own in head.state_dict().items()):
+        shapes = {name: own.shape for name, own in head.state_dict().items()}
+        if {name: tensor.shape for name, tensor in found.items()} == shapes:
             head.load_state_dict(found)
             logger.info("%s: the head for start and end is the checkpoint's", folder_or_name)
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens of a window; None where there is no limit (NEZHA)."""
-        return self.config.max_position_embeddings
 
     def forward(
         self,
@@ -148,14 +141,6 @@ class ReaderModel(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             hidden_BLX, context_mask, start_positions, end_positions, num_items_in_batch
         )
         return output
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the token embeddings."""
-        return self.backbone.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings."""
-        self.backbone.encoder.set_input_embeddings(value)
 
 
 AutoConfig.register(ReaderConfig.model_type, ReaderConfig)

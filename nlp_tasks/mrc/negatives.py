@@ -1,6 +1,7 @@
 """Paragraphs that do not answer a question, for a reader that must learn to say so."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,8 @@ class NegativeSettings:
     """Such paragraphs a question with an answer gets; 0: none."""
     local_share: float | int = 0.5
     """Share of them that is drawn among the paragraphs found for the question, which are the hard
-    ones; the rest is drawn from all."""
+    ones; the rest is drawn from all. Where that is no whole number a question, it is so in the
+    mean."""
     depth: int = 50
     """Paragraphs found for a question, among which the local ones are drawn."""
     recall: RecallSettings = field(default_factory=RecallSettings)
@@ -35,26 +37,40 @@ class NegativeSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if not 0 <= self.local_share <= 1:
             raise ConfigError(f"local_share is {self.local_share}; it must be from 0 to 1.")
-        default = NegativeSettings.__dataclass_fields__["local_share"].default
-        if self.per_question == 0 and self.local_share != default:
-            raise ConfigError("local_share does not act while per_question is 0. Set it, too.")
+        if self.per_question == 0:
+            self._refuse_idle(("local_share", "depth", "recall"), "per_question")
+        if self.local_share == 0:
+            self._refuse_idle(("depth", "recall"), "local_share")
+
+    def _refuse_idle(self, names: Sequence[str], missing: str) -> None:
+        plain = {"local_share": 0.5, "depth": 50, "recall": RecallSettings()}
+        for name in names:
+            if getattr(self, name) != plain[name]:
+                raise ConfigError(f"{name} does not act while {missing} is 0. Set it, too.")
 
 
 def with_negatives(
-    questions: Questions, collection: Collection | None, settings: NegativeSettings, seed: int
+    questions: Questions,
+    collection: Collection | None,
+    settings: NegativeSettings,
+    seed: int,
+    *,
+    uncut: Questions | None = None,
 ) -> Questions:
     """Add questions about paragraphs that do not answer them.
 
     Local ones are drawn among the paragraphs that are found for the question, global ones among
-    all. Never drawn is a paragraph that is known to answer the question, or in which an answer of
-    it happens to stand. Where too few are left, a question gets fewer; where too few are found,
-    more global ones.
+    all. Never drawn is a paragraph that is known to answer the question, or another question in
+    the same words, or in which an answer of it happens to stand. Where too few are left, a question
+    gets fewer; where too few are found, more global ones.
 
     Args:
         questions: those with an answer get negatives.
         collection: the paragraphs; None: the contexts of the questions.
         settings: how many of which.
         seed: the same seed draws the same.
+        uncut: the questions with whole contexts, where `cut_questions` has cut them: other
+            paragraphs may hold answers too.
 
     Returns:
         The questions, and behind each its negatives: without answers, named ID~1, ID~2, ...
@@ -66,7 +82,8 @@ def with_negatives(
         return questions
     collection = Collection.of_contexts(questions) if collection is None else collection
     asked = [question for question in questions if question.has_answer]
-    drawn = draw_negatives(asked, collection, settings, seed)
+    whole = [question for question in uncut or questions if question.has_answer]
+    drawn = draw_negatives(whole, collection, settings, seed)
     rows_of = {question.id: rows for question, rows in zip(asked, drawn, strict=True)}
     rows: list[Question] = []
     for question in questions:
@@ -91,31 +108,38 @@ def draw_negatives(
     if not questions:
         return []
     draw = np.random.default_rng(seed)
-    num_local = round(settings.per_question * settings.local_share)
+    local = settings.per_question * settings.local_share
+    num_local_Q = np.floor(local + draw.random(len(questions))).astype(np.int64).tolist()
     local_QK = np.empty((len(questions), 0), np.int64)
-    if num_local:
+    if local:
         texts = [question.text for question in questions]
         _, local_QK = build_recall(collection.texts, settings.recall).search(texts, settings.depth)
         local_QK = draw.permuted(local_QK, axis=1)
     # Enough for every question, though some of them be excluded.
-    num_global = settings.per_question + num_local + _MOST_EXCLUDED
+    num_global = 2 * settings.per_question + _MOST_EXCLUDED
     global_QK = distinct_rows(len(questions), len(collection), num_global, draw)
+    known: defaultdict[str, set[int]] = defaultdict(set)
+    for question in questions:
+        known[_words(question)].update(collection.rows_of(question) or ())
     drawn = []
     for place, question in enumerate(questions):
-        known = collection.rows_of(question)
         chosen: list[int] = []
         for rows, wanted in (
-            (local_QK[place].tolist(), num_local),
+            (local_QK[place].tolist(), num_local_Q[place]),
             (global_QK[place].tolist(), settings.per_question),
         ):
             for row in rows:
                 if len(chosen) >= wanted:
                     break
-                is_free = row >= 0 and row not in chosen and row not in (known or ())
+                is_free = row >= 0 and row not in chosen and row not in known[_words(question)]
                 if is_free and not collection.holds(row, question.answers):
                     chosen.append(row)
         drawn.append(chosen)
     return drawn
+
+
+def _words(question: Question) -> str:
+    return " ".join(question.text.split()).casefold()
 
 
 _MOST_EXCLUDED = 32

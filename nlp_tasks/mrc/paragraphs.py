@@ -196,7 +196,8 @@ def cut_questions(
     collection = Collection.of(documents, settings, source=questions.source, kept_whole=kept_whole)
     spans = {context: collection._spans[_digest(context)] for context in names}
     rows = [_in_paragraph(question, spans[question.context]) for question in questions]
-    return Questions(rows, questions.source), collection
+    cut = Questions(rows, questions.source, questions.num_repaired, questions.num_dropped)
+    return cut, collection
 
 
 def _spans_of(question: Question) -> list[Span]:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from idbert.errors import ConfigError, DataError
+from nlp_tasks.held_out import check_dev_share
 from nlp_tasks.mrc.answers import AnswerSettings
 from nlp_tasks.mrc.formats import Questions, hold_out_contexts, read_questions
 from nlp_tasks.mrc.metrics import Language, language_of
 from nlp_tasks.mrc.negatives import NegativeSettings, with_negatives
+from nlp_tasks.mrc.paragraphs import ParagraphSettings, cut_questions
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ class QuestionData(AnswerSettings, QuestionFiles):
     language: Literal["auto", "english", "chinese"] = "auto"
     """Decides how answers are compared: by words without articles and punctuation, or by
     characters. auto: chinese where most contexts hold a Chinese character."""
+    paragraphs: ParagraphSettings = field(default=ParagraphSettings(max_length=None))
+    """How the contexts to train on are cut, never through an answer; each question keeps the
+    paragraph of its answer, the others may become negatives. Default: they stay whole"""
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     """Paragraphs that do not answer a question, for training"""
 
@@ -52,15 +57,7 @@ class QuestionData(AnswerSettings, QuestionFiles):
         super().__post_init__()
         if self.language not in ("auto", "english", "chinese"):
             raise ConfigError(f"language is '{self.language}'; choose auto, english or chinese.")
-        if self.dev_share is None:
-            return
-        if self.dev is not None:
-            raise ConfigError(
-                f"dev_share={self.dev_share} cannot act beside the dev file {self.dev}. Leave "
-                "one of them out."
-            )
-        if not 0 <= self.dev_share < 1:
-            raise ConfigError(f"dev_share is {self.dev_share}; choose from 0 to below 1.")
+        check_dev_share(self.dev_share, self.dev)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +82,7 @@ class QuestionParts:
 
 
 def read_parts(data: QuestionData) -> QuestionParts:
-    """Read all files, hold out what validates, and draw the negatives.
+    """Read all files, hold out what validates, cut what trains, and draw the negatives.
 
     Raises:
         DataError: a file cannot be read or holds wrong questions, or no question to train on has an
@@ -106,7 +103,10 @@ def read_parts(data: QuestionData) -> QuestionParts:
         raise DataError(
             f"{train.source}: none of the {len(train)} questions to train on has an answer."
         )
-    train = with_negatives(train, None, data.negatives, data.split_seed)
+    whole, collection = train, None
+    if data.paragraphs.max_length is not None:
+        train, collection = cut_questions(whole, data.paragraphs)
+    train = with_negatives(train, collection, data.negatives, data.split_seed, uncut=whole)
     sizes = {"training": train} | evaluated
     logger.info(
         "%s; answers are compared as %s",

@@ -21,6 +21,7 @@ from nlp_tasks.mrc.windows import (
     ContextWindows,
     WindowSettings,
     answer_positions,
+    check_questions,
     make_windows,
 )
 from nlp_tasks.mrc.word_vocabulary import WordVocabulary
@@ -84,6 +85,18 @@ class QuestionReader:
             self.settings,
             num_token_types=self.num_token_types,
         )
+
+    def check(self, questions: Questions) -> None:
+        """Check before a training what is read behind it.
+
+        Raises:
+            DataError: a question is too long, and the settings refuse that.
+        """
+        if self.settings.long_questions == "refuse":
+            try:
+                check_questions(self._tokens(questions.texts), self.settings)
+            except DataError as error:
+                raise DataError(f"{questions.source}: {error}") from None
 
     def data(self, questions: Questions) -> ReadingData:
         """Return the windows of questions with their answers, to train on."""

@@ -51,6 +51,14 @@ class RecallSettings:
     """With "fused": candidates that each of both gives."""
 
     def __post_init__(self) -> None:
+        for name, choices in (
+            ("method", ("bm25", "towers", "fused")),
+            ("fusion", ("ranks", "scores")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is '{getattr(self, name)}'; choose {' or '.join(choices)}."
+                )
         if not 0 <= self.bm25_share <= 1:
             raise ConfigError(f"bm25_share is {self.bm25_share}; it must be from 0 to 1.")
         for name, least in (("rank_constant", 0), ("depth", 1)):

@@ -2,22 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from idbert.evaluation.bootstrap import Interval, intervals
-from idbert.evaluation.page import render_page
-from nlp_tasks.cls.charts import SMALLER_IS_BETTER, curve_chart, metric_name
+from idbert.evaluation.page import PageContent
 from nlp_tasks.mrc.answers import Answer
 from nlp_tasks.mrc.formats import Question
 from nlp_tasks.mrc.metrics import EXACT_MATCH, F1, Language
 from nlp_tasks.mrc.validation import Evaluated
+from nlp_tasks.reports import WORST, PartFigures, render_report
 
-TEMPLATE = "report.html"
-WORST = 10
-"""Errors shown in words."""
+TEMPLATE = "nlp_tasks/mrc/report.html"
 MOST_CHARACTERS = 500
 """Shown of a context, round the answers."""
 LENGTHS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, None))
@@ -49,30 +46,20 @@ class WrongAnswer:
 
 
 @dataclass(frozen=True)
-class ReportContent:
-    """What a report shows; a part without content is left out.
+class ReportContent(PageContent):
+    """What a report shows beside the content of every page.
 
     Attributes:
-        title: of the page, such as the model and the data.
         language: by which answers are compared.
         evaluations: by the name of their part ("validation", "test"); the first is shown in detail.
         threshold: at or below which there is no answer; None: all questions are answered.
-        curve: training curve, points with "epoch" and "loss" or the metric.
-        metric: of the curve.
-        settings: the resolved configuration; groups may be nested.
-        facts: what was trained on what, by name.
-        layer_weights: share of each hidden state in the fusion, by name, from the first layer up.
+        metric: of the training curve.
     """
 
-    title: str
     language: Language
     evaluations: Mapping[str, Evaluated] = field(default_factory=dict)
     threshold: float | int | None = None
-    curve: Sequence[Mapping[str, float]] = ()
     metric: str = F1
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def worst_errors(evaluated: Evaluated, count: int = WORST) -> list[WrongAnswer]:
@@ -124,23 +111,19 @@ def reading_report_html(content: ReportContent) -> str:
     Whatever comes from the data (questions, contexts, settings) is escaped.
     """
     main = next(iter(content.evaluations.values()), None)
-    figures = {name: part.scores.means() for name, part in content.evaluations.items()}
-    return render_page(
-        "nlp_tasks.mrc",
+    parts = [
+        PartFigures(name, len(part.questions), part.scores.means(), reading_intervals(part))
+        for name, part in content.evaluations.items()
+    ]
+    metrics = list(dict.fromkeys(name for part in parts for name in part.figures))
+    return render_report(
         TEMPLATE,
-        title=content.title,
-        settings=content.settings,
-        layer_weights=content.layer_weights,
-        content=content,
-        main_name=next(iter(content.evaluations), ""),
-        figures=figures,
-        metrics=list(dict.fromkeys(name for values in figures.values() for name in values)),
-        intervals={name: reading_intervals(part) for name, part in content.evaluations.items()},
-        questions={name: len(part.questions) for name, part in content.evaluations.items()},
-        metric_name=metric_name,
-        smaller_is_better=SMALLER_IS_BETTER,
-        curve_svg=Markup(curve_chart(content.curve, content.metric)) if content.curve else "",
-        curve_metric=metric_name(content.metric),
+        content,
+        parts,
+        unit="questions",
+        metrics=metrics,
+        headline=metrics,
+        metric=content.metric,
         lengths=by_answer_length(main) if main else [],
         errors=worst_errors(main) if main else [],
         marked=marked_context,

@@ -1,8 +1,8 @@
 """What became of each question of a collection, in figures and in words, and the page of it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from idbert.evaluation.bootstrap import Interval, intervals
 from idbert.evaluation.charts import ACCENT, QUIET, STYLE, WIDTH_IN, svg
-from idbert.evaluation.page import render_page
+from idbert.evaluation.page import PageContent, render_page
 from idbert.inputs.words import is_chinese
 from nlp_tasks.mrc.answering import FoundAnswer
 from nlp_tasks.mrc.formats import Question
@@ -21,7 +21,7 @@ from nlp_tasks.mrc.metrics import EXACT_MATCH, F1, Language, score_answers
 from nlp_tasks.mrc.paragraphs import Collection
 from nlp_tasks.mrc.recall import DEPTHS, answering, first_ranks, recall_figures
 
-TEMPLATE = "retrieval_report.html"
+TEMPLATE = "nlp_tasks/mrc/retrieval_report.html"
 RIGHT = "right"
 NOT_RECALLED = "not recalled"
 NO_ANSWER = "no answer given"
@@ -153,24 +153,18 @@ def answer_intervals(judged: Sequence[AnsweredQuestion]) -> dict[str, Interval]:
 
 
 @dataclass(frozen=True)
-class AnswerReport:
-    """What the page shows.
+class AnswerReport(PageContent):
+    """What the page shows beside the content of every page.
 
     Attributes:
-        title: of the page.
         judged: from `judge`; at least one.
         collection: that was searched.
         depth: paragraphs that were found for each question.
-        settings: the resolved configuration.
-        facts: what else is worth knowing, by name.
     """
 
-    title: str
     judged: Sequence[AnsweredQuestion]
     collection: Collection
     depth: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def answer_report_html(content: AnswerReport) -> str:
@@ -184,18 +178,16 @@ def answer_report_html(content: AnswerReport) -> str:
     }
     ranks_Q = np.array([one.rank for one in judged if one.question.has_answer], np.int64)
     return render_page(
-        "nlp_tasks.mrc",
         TEMPLATE,
-        title=content.title,
-        settings=content.settings,
+        content,
         metrics=answer_metrics(judged),
         intervals=answer_intervals(judged),
         names=_NAMES,
         kinds={kind: (counts[kind], text) for kind, text in KINDS.items() if counts[kind]},
         num_questions=len(judged),
-        recall_svg=Markup(_recall_chart(ranks_Q, content.depth)) if len(ranks_Q) else "",
+        curve_svg="",
+        recall_svg=_recall_chart(ranks_Q, content.depth) if len(ranks_Q) else "",
         errors=errors,
-        facts=content.facts,
     )
 
 
@@ -238,7 +230,7 @@ def _cut(text: str, wanted: Sequence[str]) -> str:
     return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
 
 
-def _recall_chart(ranks_Q: Int64[np.ndarray, "Q"], depth: int) -> str:
+def _recall_chart(ranks_Q: Int64[np.ndarray, "Q"], depth: int) -> Markup:
     """Draw the share of questions whose paragraph is among the first k, by k; return the SVG."""
     depths = np.arange(1, depth + 1)
     shares = [float(((ranks_Q > 0) & (ranks_Q <= k)).mean()) for k in depths]

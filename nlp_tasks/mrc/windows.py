@@ -150,8 +150,7 @@ def make_windows(
             "stand for 'no answer'. Give a model like BERT, whose texts begin with [CLS]."
         )
     settings.check_room(before + between + after)
-    is_long_Q = questions.lengths > settings.max_question_length
-    num_cut = _cut_questions(is_long_Q, settings)
+    num_cut = check_questions(questions, settings)
     question_sizes_Q = np.minimum(questions.lengths, settings.max_question_length)
 
     room_Q = settings.max_length - before - between - after - question_sizes_Q
@@ -214,7 +213,8 @@ def answer_positions(
     """Return the first and last position of each window's answer; (0, 0) where there is none.
 
     A question's first answer counts. Where it does not lie wholly in a window, that window has
-    none. Tokens that reach beyond the answer's characters belong to it.
+    none; how many answers are in no window as a whole is logged. Tokens that reach beyond the
+    answer's characters belong to it.
 
     Args:
         windows: of the questions.
@@ -227,35 +227,48 @@ def answer_positions(
     first_Q, last_Q = windows.contexts.tokens_between(
         context_of_question, starts_Q, starts_Q + sizes_Q
     )
-    given_Q &= first_Q <= last_Q
+    has_tokens_Q = first_Q <= last_Q
 
     rows_N = windows.encoded.rows_N
     begins_N = windows.first_tokens_N
     holds_N = (
-        given_Q[rows_N]
+        (given_Q & has_tokens_Q)[rows_N]
         & (first_Q[rows_N] >= begins_N)
         & (last_Q[rows_N] < begins_N + windows.context_sizes_N)
     )
+    is_lost_Q = given_Q & (np.bincount(rows_N, holds_N, minlength=len(given_Q)) == 0)
+    if is_lost_Q.any():
+        logger.warning(
+            "%d of %d answers are in no window as a whole, and their questions count as without "
+            "one: question %s. Lower stride, or raise max_length",
+            is_lost_Q.sum(),
+            given_Q.sum(),
+            _named(np.flatnonzero(is_lost_Q).tolist()),
+        )
     shift_N = windows.context_starts_N - begins_N
     positions_N2 = np.stack([first_Q[rows_N] + shift_N, last_Q[rows_N] + shift_N], axis=1)
     return np.where(holds_N[:, None], positions_N2, 0)
 
 
-def _cut_questions(is_long_Q: Bool[np.ndarray, "_"], settings: WindowSettings) -> int:
+def check_questions(questions: PlacedTokens, settings: WindowSettings) -> int:
     """Return how many questions are too long.
 
     Raises:
         DataError: there are some, and the settings refuse them.
     """
-    rows = np.flatnonzero(is_long_Q).tolist()
+    rows = np.flatnonzero(questions.lengths > settings.max_question_length).tolist()
     if not rows:
         return 0
-    named = ", ".join(str(row + 1) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
     what = (
-        f"{len(rows)} of {len(is_long_Q)} questions are longer than max_question_length "
-        f"{settings.max_question_length}: number {named}"
+        f"{len(rows)} of {len(questions.lengths)} questions are longer than max_question_length "
+        f"{settings.max_question_length}: number {_named(rows)}"
     )
     if settings.long_questions == "refuse":
         raise DataError(f"{what}. Shorten them, or set long_questions to cut.")
     logger.warning("%s; their ends are left out", what)
     return len(rows)
+
+
+def _named(rows: list[int]) -> str:
+    """Return the first numbers, from 1, of some rows."""
+    return ", ".join(str(row + 1) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")

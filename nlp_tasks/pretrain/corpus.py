@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.label_tokens import check_label_probability
 from nlp_tasks.cls.examples import ExampleSettings, read_texts
+from nlp_tasks.held_out import check_dev_share
 from nlp_tasks.pretrain.pairs import TextPairs, read_pairs_of
 from nlp_tasks.tables import DELIMITERS, JSON_LINES, PARQUET, decoded_text
 
@@ -68,14 +69,7 @@ class CorpusSettings:
             check_label_probability(self.label_probability)
         if self.label_column in self.text_columns:
             raise ConfigError(f"column '{self.label_column}' is named as text and as label.")
-        if self.dev_share is not None:
-            if self.dev is not None:
-                raise ConfigError(
-                    f"dev_share={self.dev_share} cannot act beside the dev file {self.dev}. Leave "
-                    "one of them out."
-                )
-            if not 0 <= self.dev_share < 1:
-                raise ConfigError(f"dev_share is {self.dev_share}; choose from 0 to below 1.")
+        check_dev_share(self.dev_share, self.dev)
 
     @property
     def chance_of_labels(self) -> float | int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -10,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from idbert.evaluation.charts import ACCENT, QUIET, STYLE, WIDTH_IN, svg
-from idbert.evaluation.page import render_page
+from idbert.evaluation.page import PageContent, render_page
 from nlp_tasks.pretrain.validation import Piece
 
-TEMPLATE = "report.html"
+TEMPLATE = "nlp_tasks/pretrain/report.html"
 METRIC_NAMES = {
     "accuracy": "Hidden words restored",
     "label_accuracy": "Hidden labels restored",
@@ -29,24 +28,16 @@ SHARES = ("accuracy", "label_accuracy", "next_sentence_accuracy")
 
 
 @dataclass(frozen=True)
-class PretrainContent:
-    """What a report shows; a part without content is left out.
+class PretrainContent(PageContent):
+    """What a report shows beside the content of every page.
 
     Attributes:
-        title: of the page.
         metrics: of the held-out texts, by name.
-        curve: training curve, points with "epoch" and "loss", "validation_loss" or "accuracy".
         examples: held-out sequences with their hidden words, from `restored_examples`.
-        settings: the resolved configuration; groups may be nested.
-        facts: what was trained on what, by name.
     """
 
-    title: str
     metrics: Mapping[str, float] = field(default_factory=dict)
-    curve: Sequence[Mapping[str, float]] = ()
     examples: Sequence[Sequence[Piece]] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def pretrain_report_html(content: PretrainContent) -> str:
@@ -55,21 +46,18 @@ def pretrain_report_html(content: PretrainContent) -> str:
     Whatever comes from the texts or the settings is escaped.
     """
     return render_page(
-        "nlp_tasks.pretrain",
         TEMPLATE,
-        title=content.title,
-        settings=content.settings,
-        content=content,
+        content,
         metrics=[
             (METRIC_NAMES[name], _shown(name, content.metrics[name]))
             for name in METRIC_NAMES
             if name in content.metrics
         ],
-        curve_svg=Markup(curve_chart(content.curve)) if content.curve else "",
+        curve_svg=curve_chart(content.curve) if content.curve else "",
     )
 
 
-def curve_chart(curve: Sequence[Mapping[str, float]]) -> str:
+def curve_chart(curve: Sequence[Mapping[str, float]]) -> Markup:
     """Draw both losses, and beside them the share of hidden words restored; return the SVG.
 
     Args:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+import pipelines.nlp_output
 from idbert.inputs.tokenizers import open_tokenizer
 from idbert.run_dir import RunDir
 from nlp_tasks.mrc.answering import Answerer
@@ -85,6 +87,70 @@ def test_answers_figures_and_a_report_are_written(
     assert metrics["questions_per_second"] > 0
     report = (tmp_path / "answers.report.html").read_text(encoding="utf-8")
     assert "What became of the questions" in report and "k_paragraphs" in report
+
+
+def test_an_interrupted_command_goes_on_behind_what_it_has_read(
+    reader_run: Path, documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {f"{n}": documents_of()[f"{n % 12:02d}.txt"] for n in range(70)}
+    rows = [
+        {"id": f"q{n}", "question": FILLERS[int(n) % 12] if int(n) > 31 else "unheard"}
+        for n in asked
+    ]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = ("--documents", documents, "--questions", questions, "--reader", reader_run)
+    given = ("nlp_answer", *given, "--n_best=2", "--k_paragraphs=2", "--device=cpu", "--output")
+    succeed(*given, tmp_path / "whole.jsonl")
+    read, sizes = Answerer.read, []
+
+    def counted(self: Answerer, texts: list[str], *found: object, **more: int) -> object:
+        sizes.append(len(texts))
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        return read(self, texts, *found, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Answerer, "read", counted)
+    output = tmp_path / "answers.jsonl"
+    assert run(*given, output).status == 130 and not output.exists()
+    assert len(list((tmp_path / "answers.jsonl.parts").glob("part-*"))) == 2
+    finished = succeed(*given, output)
+    assert sizes == [32, 32, 6, 6] and "6 questions read" in finished.err
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not (tmp_path / "answers.jsonl.parts").exists()
+
+
+def test_what_was_read_by_other_settings_or_of_other_documents_is_read_again(
+    reader_run: Path, documents: Path, tmp_path: Path
+) -> None:
+    questions = write_questions(tmp_path / "questions.jsonl", documents_of())
+    given = ("nlp_answer", "--questions", questions, "--reader", reader_run, "--device=cpu")
+    output = tmp_path / "answers.jsonl"
+
+    def interrupted(*settings: object) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipelines.nlp_output.PredictedParts, "remove", lambda parts: None)
+            return succeed(*given, "--output", output, *settings).err
+
+    interrupted("--documents", documents)
+    assert "0 questions read" in interrupted("--documents", documents)
+    others = Path(shutil.copytree(documents, tmp_path / "others"))
+    (others / "11.txt").unlink()
+    for settings in (("--documents", others), ("--documents", others, "--scores.span=2")):
+        printed = interrupted(*settings)
+        assert "parts of other predictions" in printed and "12 questions read" in printed
+
+
+def test_answers_that_stand_nowhere_may_be_dropped(
+    reader_run: Path, documents: Path, tmp_path: Path
+) -> None:
+    questions = write_questions(tmp_path / "questions.jsonl", documents_of())
+    with questions.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"question": "a", "context": "b", "answers": ["absent"]}) + "\n")
+    given = ("nlp_answer", "--documents", documents, "--questions", questions)
+    given = (*given, "--reader", reader_run, "--device=cpu")
+    assert "set absent to drop" in run(*given).message
+    assert "12 questions read" in succeed(*given, "--answers.absent=drop").err
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])

@@ -129,6 +129,7 @@ def test_towers_go_on_from_a_run_and_from_a_published_model(bert, tmp_path):
         (("--data.first_column=text",), "has no column 'text'"),
         (("--training.adversarial.name=fgm",), "cannot act on towers"),
         (("--loss.name=triplet", "--loss.options.positive=3"), "needs a negative for each pair"),
+        (("--mining.method=bm25",), "so they can be neither closed nor mined"),
     ],
 )
 def test_what_cannot_be_is_said_before_training(bert, tmp_path, arguments, words: str):
@@ -140,6 +141,23 @@ def test_what_cannot_be_is_said_before_training(bert, tmp_path, arguments, words
     )
     assert finished.status in (1, 2) and words in finished.message
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_the_loss_would_not_read_is_not_mined(bert, tmp_path):
+    train = pair_file(tmp_path / "train.jsonl", 24, "binary")
+    command = ("nlp_match", "--model", bert, "--run", tmp_path / "run", f"--data.train={train}")
+    finished = run(*command, *QUICK, "--mining.method=vectors")
+    assert finished.status == 2 and "The loss 'cosent' reads no hard negatives" in finished.message
+    assert "open the model" not in finished.err
+
+
+def test_a_threshold_that_was_chosen_on_the_test_part_is_said_to_be(bert, tmp_path):
+    command = ("nlp_match", "--model", bert, *QUICK, "--data.dev_share=0")
+    data = [pair_file(tmp_path / f"{n}.jsonl", 24, "binary", seed=n) for n in range(2)]
+    files = (f"--data.train={data[0]}", f"--data.test={data[1]}", "--run", tmp_path / "run")
+    assert "the threshold of the test part is the one that is best for it" in succeed(
+        *command, *files
+    ).err  # fmt: skip
 
 
 def test_a_classifier_starts_from_towers_but_not_from_two(bert, tmp_path):

@@ -1,6 +1,7 @@
 """nlp_mrc, walked through on contexts in which the kind that is asked for is the answer."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,9 +11,15 @@ import pandas as pd
 import pytest
 
 from idbert.errors import CheckpointError
-from nlp_tasks.mrc import Reader, read_questions, validation
+from nlp_tasks.mrc import Question, Questions, Reader, read_questions, validation
 from nlp_tasks.mrc.metrics import score_answers
-from tests.nlp_tasks.mrc.reading_world import questions, reading_bert, write_questions
+from tests.nlp_tasks.mrc.reading_world import (
+    ANIMALS,
+    COLOURS,
+    questions,
+    reading_bert,
+    write_questions,
+)
 from tests.nlp_tasks.text_world import texts, write
 from tests.pipelines.commands import run, succeed, weights
 
@@ -163,7 +170,9 @@ def test_negatives_are_drawn_for_training_alone(folder, tmp_path):
         *command(folder, tmp_path / "run", "--data.train", tmp_path / "all.jsonl"),
         *("--data.negatives.per_question=2", "--data.negatives.depth=5"),
     )
-    assert "162 questions of training, 6 questions of validation" in finished.err
+    assert "questions of training, 6 questions of validation" in finished.err
+    num_negatives = int(re.search(r"(\d+) paragraphs that do not answer", finished.err)[1])
+    assert f"{54 + num_negatives} questions of training" in finished.err
 
 
 def test_the_reader_without_an_encoder_is_trained(folder, tmp_path):
@@ -178,6 +187,22 @@ def test_the_reader_without_an_encoder_is_trained(folder, tmp_path):
     assert figures["answerable_f1"] > 0.8
     assert Reader.load(tmp_path / "run").reading.words is not None
     assert (tmp_path / "run/tokenizer/words.json").is_file()
+
+
+def test_pretrained_word_vectors_may_be_given(folder, tmp_path):
+    lines = [f"{word} {number} 1 0" for number, word in enumerate((*ANIMALS, *COLOURS))]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines), encoding="utf-8")
+    given = ("nlp_mrc", "--reader=dgcnn", "--data.train", folder / "train.jsonl", *SMALL[3:])
+    given = (*given, "--training.max_steps=1", "--dgcnn.width=8", "--batches.token_budget=1600")
+    finished = succeed(
+        *given, "--run", tmp_path / "run", "--dgcnn.word_vectors", tmp_path / "vectors.txt"
+    )
+    assert "of the characters are in a word with a vector" in finished.err
+    reader = Reader.load(tmp_path / "run")
+    assert reader.reading.words.words == [*ANIMALS, *COLOURS]
+    assert not reader.model.words.weight[:2].any() and reader.model.words.weight.shape == (10, 3)
+    refused = run(*given, "--run", tmp_path / "none", "--dgcnn.word_vectors=absent.txt")
+    assert refused.status == 1 and "absent.txt cannot be read" in refused.message
 
 
 def test_the_samples_are_read_by_the_commands_of_the_readme(tmp_path):
@@ -252,6 +277,10 @@ def test_questions_of_which_none_has_an_answer_are_refused(folder, tmp_path):
 def test_long_questions_are_refused_on_demand(folder, tmp_path):
     given = ("--windows.max_question_length=2", "--windows.long_questions=refuse")
     assert "questions are longer than max_question_length 2" in refused(folder, tmp_path, *given)
+    long = [Question("a", "which animal ? " * 3, "w1 w2", ("w1",), (0,))]
+    test = write_questions(Questions(long, "world"), tmp_path / "long.jsonl")
+    given = ("--windows.long_questions=refuse", "--data.test", test)
+    assert "long.jsonl: 1 of 1 questions are longer" in refused(folder, tmp_path, *given)
 
 
 def test_runs_that_hold_no_encoder_of_texts_are_refused(folder, tmp_path):

@@ -95,6 +95,17 @@ def test_the_same_command_opens_the_index_and_a_changed_file_makes_it_anew(
     assert len(third.out.splitlines()) == len(first.out.splitlines()) + 3
 
 
+def test_the_same_command_mends_a_damaged_index(world: SearchWorld, tmp_path: Path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS[:12]), encoding="utf-8")
+    command = ("nlp_search", f"--run={tmp_path / 'run'}", f"--index.texts={texts}")
+    command += (f"--index.model={world.model}", "--query=w1 good")
+    first = succeed(*command)
+    (tmp_path / "run" / "texts.parquet").unlink()
+    again = succeed(*command)
+    assert "texts.parquet is missing" in again.err and again.out == first.out
+
+
 def test_other_settings_need_another_folder(world: SearchWorld):
     failed = run(
         *("nlp_search", f"--run={world.run}", f"--index.texts={world.texts}"),

@@ -58,6 +58,17 @@ def test_what_the_training_pairs_imply_is_added_on_demand(chain: str):
     assert len(closed.train) == len(plain.train) + 2
 
 
+def test_an_implied_pair_that_stands_in_another_part_is_not_trained_on(chain, tmp_path):
+    dev = pair_file(tmp_path / "dev.jsonl", [("c1", "a1", 1), ("p", "q", 0)])
+    closed = read_match_parts(MatchData(train=chain, dev=dev, close=True))
+    pairs = {*map(frozenset, zip(closed.train.firsts, closed.train.seconds, strict=True))}
+    assert frozenset(("a0", "c0")) in pairs and frozenset(("a1", "c1")) not in pairs
+    # What the training file itself says stays, and is only counted.
+    stated = pair_file(tmp_path / "stated.jsonl", [("a3", "b3", 1), ("p", "q", 0)])
+    kept = read_match_parts(MatchData(train=chain, dev=stated, close=True))
+    assert len(kept.train) == 44
+
+
 def test_labelled_negatives_become_hard_ones(tmp_path):
     train = pair_file(tmp_path / "t.jsonl", [("a", "b", 1), ("a", "c", 0), ("d", "e", 1)])
     parts = read_match_parts(MatchData(train=train, dev_share=0.0, labelled_negatives=True))

@@ -164,6 +164,14 @@ def test_labels_say_which_texts_do_not_belong():
         labelled_negatives(classes)
 
 
+def test_what_belongs_by_other_pairs_is_no_labelled_negative():
+    examples = pairs_of("a=A", "a!A", "a=B", "b=B", "b!A", "a!C", kind="binary")
+    assert labelled_negatives(examples) == [["C"], ["C"], ["C"], [], [], ["C"]]
+    classes = dataclasses.replace(examples, kind="class", names=("against", "for"))
+    # Of classes nothing follows, but a pair with two of them says neither.
+    assert labelled_negatives(classes, "against") == [["C"], ["C"], ["C"], ["A"], ["A"], ["C"]]
+
+
 def test_every_setting_acts():
     changes = {
         "method": "bm25",

@@ -118,7 +118,7 @@ def test_the_classifiers_read_what_is_concatenated(towers, concatenation: str):
 def test_bce_takes_scores_for_probabilities(towers):
     examples = pairs(8, "score")
     settings = MatchLossSettings("bce")
-    halves = replace(examples, targets=np.full(8, 2.5, np.float32))
+    halves = replace(examples, targets=np.linspace(2, 3, 8, dtype=np.float32))
     assert value(towers, settings, examples) != value(towers, settings, halves)
     above = replace(examples, max_score=4.0)
     with pytest.raises(ConfigError, match="takes scores for probabilities, and . of world are not"):
@@ -135,11 +135,6 @@ def test_simcse_reads_every_text_twice_and_needs_no_labels(towers):
 
 def test_a_matryoshka_is_the_sum_over_the_widths(towers):
     examples = pairs(12)
-
-    def at(width: int) -> float:
-        towers.truncate_dim = width
-        return value(towers, MatchLossSettings("cosine_mse"), examples)
-
     both = value(towers, MatchLossSettings("cosine_mse", matryoshka=(4,)), examples)
     u, v = vectors(towers, examples.firsts)[:, :4], vectors(towers, examples.seconds)[:, :4]
     narrow = F.mse_loss(F.cosine_similarity(u, v), torch.from_numpy(examples.targets).float())
@@ -209,10 +204,11 @@ def test_all_options_are_tried():
 
 @pytest.mark.parametrize(("name", "option"), cases())
 def test_every_option_acts(towers, name: str, option: str):
-    examples = with_negatives(pairs(12), [1])
+    examples = pairs(12, "score" if option == "positive" else "binary")
+    if name in ("in_batch", "triplet"):
+        examples = with_negatives(examples, [1])
     base: dict = {"margin": 2.0} if (name, option) == ("contrastive", "distance") else {}
     if option == "positive":
-        examples = replace(with_negatives(pairs(12, "score"), [1]))
         base = {"positive": 0}
     plain = value(towers, MatchLossSettings(name, base), examples)
     changed = value(
@@ -310,6 +306,23 @@ def test_a_loss_that_does_not_fit_the_pairs_is_refused(settings, kind: str, word
         find_loss(settings, pairs(8, kind))
 
 
+@pytest.mark.parametrize("name", ["cosent", "softmax", "AnglELoss"])
+def test_labels_that_are_all_the_same_teach_nothing(name: str):
+    examples = pairs(8)
+    for label in (0, 1):
+        same = replace(examples, targets=np.full(8, label))
+        with pytest.raises(ConfigError, match="all 8 pairs of world have the same"):
+            find_loss(MatchLossSettings(name), same)
+    assert find_loss(MatchLossSettings("in_batch"), replace(examples, targets=np.ones(8, int)))
+
+
+@pytest.mark.parametrize("name", ["cosent", "bce", "simcse", "ContrastiveLoss"])
+def test_hard_negatives_that_a_loss_would_not_read_are_refused(name: str):
+    examples = with_negatives(pairs(8), [1])
+    with pytest.raises(ConfigError, match=f"'{name}' reads no hard negatives.*in_batch or triplet"):
+        find_loss(MatchLossSettings(name), examples)
+
+
 def test_a_width_of_a_matryoshka_is_below_the_full_one(towers):
     settings = MatchLossSettings(matryoshka=(16,))
     with pytest.raises(ConfigError, match="names the width 16, and the vectors have 16"):
@@ -317,11 +330,9 @@ def test_a_width_of_a_matryoshka_is_below_the_full_one(towers):
 
 
 def test_options_that_a_published_class_refuses_are_explained(towers):
-    loss = find_loss(MatchLossSettings("AnglELoss", {"scale": "much"}), pairs(4))
-    try:
-        build_loss(loss, towers, pairs(4))
-    except ConfigError as error:
-        assert "cannot be built with" in str(error)
+    settings = MatchLossSettings("GISTEmbedLoss", {"guide": "a name"}, inputs="positives")
+    with pytest.raises(ConfigError, match="'GISTEmbedLoss' .* cannot be built with .*a name"):
+        build_loss(find_loss(settings, pairs(4)), towers, pairs(4))
 
 
 def test_a_classifier_is_saved_and_read_back(tmp_path: Path):

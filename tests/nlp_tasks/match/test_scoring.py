@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from idbert.errors import ConfigError, DataError
+from nlp_tasks.match import scoring
 from nlp_tasks.match.matcher import Matcher, MatchFacts
 from nlp_tasks.match.pair_classifier import PairClassifier
 from nlp_tasks.match.scoring import Question, answer, encode, ranking
@@ -25,7 +26,9 @@ def test_texts_come_back_in_their_order_however_often_they_occur(towers):
     np.testing.assert_allclose(vectors.numpy(), towers.encode(texts), atol=1e-5)
 
 
-def test_a_ranking_is_that_of_all_cosines_without_what_is_left_out():
+@pytest.mark.parametrize("at_once", [1, 20, 2**24])
+def test_a_ranking_is_that_of_all_cosines_without_what_is_left_out(monkeypatch, at_once: int):
+    monkeypatch.setattr(scoring, "SCORES_AT_ONCE", at_once)
     draw = torch.Generator().manual_seed(0)
     queries = torch.randn(7, 4, generator=draw)
     candidates = torch.randn(9, 4, generator=draw)
@@ -79,6 +82,7 @@ def test_a_matcher_compares_texts(towers):
     firsts, seconds = ["good w1", "bad w3"], ["good w1", "odd w7 w8"]
     similarity = matcher.similarity(firsts, seconds)
     assert similarity[0] == pytest.approx(1.0, abs=1e-5)
+    assert matcher.similarity([], []).shape == (0,)
     assert matcher.is_same(firsts, seconds).tolist() == (similarity >= 0.5).tolist()
     with pytest.raises(ConfigError, match="'cosent', which has no classifier"):
         matcher.probabilities(firsts, seconds)

@@ -26,6 +26,7 @@ from nlp_tasks.mrc.retrieval_report import (
     answer_report_html,
     judge,
 )
+from tests.pages import check_page
 
 DOCUMENTS = [
     Document("animals", "Pandas eat bamboo. Foxes eat mice. A fox sleeps by day."),
@@ -212,13 +213,15 @@ def test_every_error_is_of_its_kind() -> None:
 def test_the_report_shows_the_errors_in_words() -> None:
     judged, collection = judged_world()
     page = answer_report_html(
-        AnswerReport("A <title>", judged, collection, 3, {"k": 1}, {"Paragraphs": "5"})
+        AnswerReport(
+            "A <title>", judged, collection, 3, settings={"k": 1}, facts={"Paragraphs": "5"}
+        )
     )
     for kind in ("not recalled", "wrong paragraph", "wrong span", "answered in vain"):
         assert f"Errors in words: {kind}" in page
     assert "A &lt;title&gt;" in page and "<svg" in page
     assert "Foxes eat mice." in page and "animals#2" in page and "found at rank 3" in page
-    assert "http" not in page.split("<svg")[0]
+    check_page(page, charts=1)
 
 
 def test_a_report_without_errors_or_answers_is_whole() -> None:

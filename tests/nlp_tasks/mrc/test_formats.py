@@ -154,6 +154,8 @@ def test_questions_without_a_text_are_refused_or_dropped(tmp_path):
         ({"answers": {"text": [""], "answer_start": [0]}}, "an answer that is empty"),
         ({"answers": {"text": ["Bo"], "answer_start": [1.5]}}, "no whole number: b"),
         ({"answers": {"text": ["Bo"], "answer_start": [1, 2]}}, "1 answers and 2 offsets"),
+        ({"answers": {"text": "Bo", "answer_start": 12}}, "Give a list of texts, and one of off"),
+        ({"answers": {"text": ["Bo"], "answer_start": 12}}, "Give a list of texts, and one of off"),
         ({"answers": "Bo"}, "question b has the answers 'Bo'. Give a list"),
         ({"is_impossible": True}, "1 questions are marked is_impossible and have an answer: b"),
         ({"id": "a"}, "1 questions have the id of an earlier one: a"),

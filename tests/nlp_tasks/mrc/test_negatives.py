@@ -1,5 +1,8 @@
 """Negatives do not answer their question, come in the wanted ratio, and never fail for few."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,8 @@ from nlp_tasks.mrc.negatives import (
     draw_negatives,
     with_negatives,
 )
-from nlp_tasks.mrc.paragraphs import Collection
+from nlp_tasks.mrc.paragraphs import Collection, ParagraphSettings
+from nlp_tasks.mrc.parts import QuestionData, read_parts
 from nlp_tasks.mrc.recall import RecallSettings
 
 
@@ -25,7 +29,7 @@ def world(count: int = 40) -> Questions:
         rows.append(
             Question(
                 f"q{number}",
-                f"which of topic{number % 10} ?",
+                f"which{number} of topic{number % 10} ?",
                 context,
                 (answer,),
                 (context.index(answer),),
@@ -63,6 +67,51 @@ def test_local_ones_are_among_the_recalled_and_the_rest_is_drawn_from_all() -> N
     assert topics(questions, 0.0).mean() < 0.7  # by chance 2 * 3 / 39
 
 
+def test_the_share_of_local_ones_is_that_which_was_asked_for_in_the_mean() -> None:
+    settings = NegativeSettings(per_question=1, local_share=0.5)
+    questions = world(400)
+    rows = draw_negatives(questions.rows, Collection.of_contexts(questions), settings, 0)
+    local = np.mean([chosen[0] % 10 == place % 10 for place, chosen in enumerate(rows)])
+    assert 0.45 < local < 0.65  # half, and by chance a tenth of the rest
+
+
+def test_what_answers_a_question_in_the_same_words_is_no_negative() -> None:
+    rows = [
+        Question(str(n), "Who  wrote it?" if n else "who wrote IT?", f"{name} wrote it", (name,))
+        for n, name in enumerate(("Ada", "Bo"))
+    ]
+    rows = [Question(q.id, q.text, q.context, q.answers, (0,)) for q in rows]
+    rows.append(Question("2", "what?", "it is a play", ("play",), (8,)))
+    settings = NegativeSettings(per_question=2)
+    made = with_negatives(Questions(rows, "file"), None, settings, seed=0)
+    contexts = {name: [q.context for q in made if q.id.startswith(f"{name}~")] for name in "012"}
+    assert contexts["0"] == contexts["1"] == ["it is a play"]
+    assert sorted(contexts["2"]) == ["Ada wrote it", "Bo wrote it"]
+
+
+@pytest.mark.parametrize("per_question", [0, 2])
+def test_contexts_to_train_on_may_be_cut_and_no_part_with_an_answer_is_a_negative(
+    tmp_path: Path, per_question: int
+) -> None:
+    context = "Ada wrote the play. The hall was full. It rained in June. Miss King came late."
+    given = {"text": ["Ada", "Miss King"], "answer_start": [0, context.index("Miss")]}
+    row = {"question": "who?", "context": context, "answers": given}
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    data = QuestionData(
+        train=str(path),
+        dev_share=0.0,
+        paragraphs=ParagraphSettings(5),
+        negatives=NegativeSettings(per_question=per_question),
+    )
+    train = read_parts(data).train
+    assert train[0].context == "Ada wrote the play." and train[0].answers == ("Ada",)
+    negatives = {question.context for question in train.rows[1:]}
+    assert negatives == ({"The hall was full.", "It rained in June."} if per_question else set())
+    whole = read_parts(QuestionData(train=str(path), dev_share=0.0)).train
+    assert [question.context for question in whole] == [context]
+
+
 def test_the_seed_decides() -> None:
     settings = NegativeSettings(per_question=3)
     first, again, other = (
@@ -75,7 +124,7 @@ def test_where_few_are_left_a_question_gets_fewer() -> None:
     questions = Questions(
         [
             Question("1", "bamboo", "pandas eat bamboo", ("bamboo",), (12,)),
-            Question("2", "bamboo", "bamboo is a grass", ("grass",), (12,)),
+            Question("2", "bamboo is", "bamboo is a grass", ("grass",), (12,)),
             Question("3", "bamboo", "there is bamboo", (), ()),
         ],
         "file",
@@ -130,6 +179,15 @@ def test_drawn_rows_differ_and_cover_all(num_rows: int) -> None:
         ({"per_question": 1, "depth": 0}, "depth is 0; it must be at least 1"),
         ({"per_question": 1, "local_share": 2}, "local_share is 2; it must be from 0 to 1"),
         ({"local_share": 0.1}, "local_share does not act while per_question is 0"),
+        ({"depth": 9}, "depth does not act while per_question is 0"),
+        (
+            {
+                "per_question": 1,
+                "local_share": 0,
+                "recall": RecallSettings(bm25=BM25Settings(k1=1)),
+            },
+            "recall does not act while local_share is 0",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], words: str) -> None:

@@ -213,6 +213,7 @@ def test_rows_without_names_are_numbered(tmp_path: Path) -> None:
     ("rows", "words"),
     [
         ('{"text": 3}\n', "column 'text' holds no text in line 1"),
+        ('{"text": "a"}\n{"text": "\\ud800b"}\n', "holds half a character.* in line 2"),
         ('{"body": "a"}\n', "has no column 'text'.*--columns.text"),
         ('{"id": 1, "text": "a"}\n{"id": 1, "text": "b"}\n', "names a document.*line 2"),
         ('{"id": null, "text": "a"}\n{"id": 1, "text": "b"}\n', "column 'id' is empty in line 1"),

@@ -135,6 +135,8 @@ def test_recall_figures_are_shares_of_the_questions() -> None:
             {"method": "towers", "towers": "x", "bm25": BM25Settings(k1=1)},
             "bm25 only acts with the method 'bm25' or 'fused'",
         ),
+        ({"method": "bm52"}, "method is 'bm52'; choose bm25 or towers or fused"),
+        ({"fusion": "sums"}, "fusion is 'sums'; choose ranks or scores"),
         ({"bm25_share": 1.5}, "bm25_share is 1.5; it must be from 0 to 1"),
         ({"depth": 0}, "depth is 0; it must be at least 1"),
         ({"rank_constant": -1}, "rank_constant is -1; it must be at least 0"),

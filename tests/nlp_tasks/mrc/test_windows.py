@@ -68,6 +68,39 @@ def test_tokens_stand_at_their_characters_without_blanks(tokenizer):
         assert {c for c, character in enumerate(text) if not character.isspace()} <= covered
 
 
+@pytest.mark.parametrize("answer", ["cafe\u0301", "❤\ufe0f", "عَرَبِيٌّ", "भाषा"])
+def test_combining_marks_behind_a_word_belong_to_it(answer):
+    context = f"the {answer} is here"
+    tokenizer = tokenizers()["wordpiece"]  # it drops accents
+    question = asked([context], [answer])
+    reading = reader(tokenizer, max_length=60)
+    windows = reading.windows(question.texts, question.contexts)
+    positions = reading.positions(windows, question)
+    starts, _ = windows.characters(np.array([0]), positions[:, 0])
+    _, ends = windows.characters(np.array([0]), positions[:, 1])
+    assert context[starts[0] : ends[0]] == answer
+
+
+def test_marks_at_the_beginning_of_a_text_do_not_go_to_the_one_before():
+    placed = place_tokens(["cafe", "\u0301 is"], tokenizers()["wordpiece"])
+    assert placed.ends_T[placed.offsets[1] - 1] == 4
+
+
+@pytest.mark.parametrize("answer", ["\n\n  cd", "cd ef\n\n", "cd ef\n\n "])
+def test_blanks_round_an_answer_leave_it_on_tokens_that_can_hold_one(answer):
+    context = "ab\n\n  cd ef\n\n gh"
+    tokenizer = train_tokenizer([context, "who is it"] * 5, "bpe", vocab_size=270)
+    data = reader(tokenizer, max_length=60).data(asked([context], [answer]))
+    batch = data.__getitems__(PlannedBatch(0, np.array([0])))
+    first, last = int(batch["start_positions"][0]), int(batch["end_positions"][0])
+    assert 0 < first <= last and batch["context_mask"][0, [first, last]].all()
+    start, end = (
+        data.windows.characters(np.array([0]), np.array([place]))[side][0]
+        for side, place in enumerate((first, last))
+    )
+    assert context[start:end] == answer.strip()
+
+
 @pytest.mark.parametrize("stride", [1, 4, 9])
 def test_every_token_of_a_context_is_in_a_window(tokenizer, stride):
     contexts = [text * times for text in TEXTS for times in (1, 3)]
@@ -157,6 +190,15 @@ def test_a_window_without_the_whole_answer_has_none():
     assert 0 < held < len(windows)
 
 
+def test_answers_that_are_in_no_window_as_a_whole_are_told(caplog):
+    words = " ".join(f"w{n}" for n in range(30))
+    tokenizer = train_tokenizer([words] * 3, vocab_size=400)
+    rows = [Question(str(n), "w1", words, (words[:size],), (0,)) for n, size in enumerate((5, 99))]
+    reader(tokenizer, max_length=18).data(Questions(rows, "test"))
+    assert "1 of 2 answers are in no window as a whole" in caplog.text
+    assert "question 2. Lower stride, or raise max_length" in caplog.text
+
+
 def test_contexts_shorter_than_the_stride_are_one_window():
     tokenizer = train_tokenizer(["a b c d"] * 3, vocab_size=60)
     windows = reader(tokenizer, max_length=30, stride=20).windows(["a"], ["b c"])
@@ -181,6 +223,10 @@ def test_long_questions_are_cut_or_refused(caplog):
         reader(tokenizer, max_question_length=3, long_questions="refuse").windows(
             texts, ["b c", "b c"]
         )
+    asked = Questions([Question(str(n), text, "b c") for n, text in enumerate(texts)], "test.json")
+    reader(tokenizer, max_question_length=3).check(asked)
+    with pytest.raises(DataError, match=r"test.json: 1 of 2 questions are longer .* number 2\."):
+        reader(tokenizer, max_question_length=3, long_questions="refuse").check(asked)
 
 
 def test_settings_that_leave_tokens_in_no_window_are_refused():
