@@ -31,6 +31,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.question_pairs import check_settings
 from benchmarks.text_classification import as_markdown, spread
 from idbert.files import written_aside
 from idbert.nn.progress_bars import without_progress_bars
@@ -73,6 +74,9 @@ def main() -> None:
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     ways = WAYS + MORE_WAYS if given.all else WAYS
+    names = ("model", "reference", "layers", "epochs", "rate", "tuning_epochs", "tuning_rate")
+    settings = {name: getattr(given, name) for name in names}
+    check_settings(given.out, settings | {"unlabelled": given.unlabelled})
     corpus = write_corpus(given)
     # One seed of all ways after the other, so that a part of the table can be read early.
     chains = [(way, seed) for seed in seeds for way in ways]

@@ -122,15 +122,13 @@ def choose_questions(questions, count: int, seed: int) -> tuple:
 def measure_answers(reader, collection, recalls, tuning, fixed) -> dict:
     """Choose recall, depth and weights on the one part, and print the figures of the other."""
     best, chosen = -1.0, None
+    remembered = RememberedReader(reader)
     for (name, recall), k in product(recalls.items(), K_PARAGRAPHS):
-        read = None
         for weight, has_answer in product(WEIGHTS, (0.0, 1.0)):
             scores = AnswerScoreSettings(
                 paragraph=weight, span=1.0, has_answer=has_answer, may_refuse=False
             )
-            if read is None:
-                read = RememberedReader(reader)
-            judged, _ = answered(read, collection, recall, tuning, k, scores)
+            judged, _ = answered(remembered, collection, recall, tuning, k, scores)
             metrics = answer_metrics(judged)
             if metrics["f1"] > best:
                 best, chosen = metrics["f1"], (name, k, scores)
@@ -169,16 +167,18 @@ def answered(reader, collection, recall, questions, k: int, scores) -> tuple:
 
 
 class RememberedReader:
-    """A reader that reads the same questions and contexts once: only the weights change."""
+    """A reader that reads a question with a context once: recalls find the same ones again."""
 
     def __init__(self, reader) -> None:
-        self._reader, self._kept = reader, None
+        self._reader, self._kept = reader, {}
 
     def answer(self, questions, contexts, *, n_best: int = 1):
-        """Return what was read first."""
-        if self._kept is None:
-            self._kept = self._reader.answer(questions, contexts, n_best=n_best)
-        return self._kept
+        """Return the answers, of which only those are read that are new."""
+        pairs = list(zip(questions, contexts, strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._kept]
+        read = self._reader.answer(*zip(*new, strict=True), n_best=n_best) if new else []
+        self._kept |= zip(new, read, strict=True)
+        return [self._kept[pair] for pair in pairs]
 
 
 def write(path: Path, value: dict) -> None:

@@ -23,6 +23,7 @@ and the differences with their intervals, pairs drawn with replacement, the same
 import argparse
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -95,7 +96,8 @@ def main() -> None:
         "--cross", nargs="*", default=[], metavar="NAME=VALUE", help="more settings of nlp_cls"
     )
     given = parser.parse_args()
-    check_settings(given)
+    names = ("rows", "epochs", "learning_rate", "batch", "max_length", "towers", "cross", "model")
+    check_settings(given.out, {name: getattr(given, name) for name in names})
     prepare(given)
     sides = [Side(TOWERS, loss) for loss in given.losses.split(",")] + [Side(CROSS), Side(THEIRS)]
     seeds = [int(seed) for seed in given.seeds.split(",")]
@@ -106,21 +108,14 @@ def main() -> None:
         if not (side.folder(given.out, seed) / LAST_FILE[side.kind]).exists()
     ]
     with ThreadPoolExecutor(given.processes) as pool:
-        list(
-            pool.map(
-                lambda one: execute(command(given, *one), one[0].folder(given.out, one[1])), missing
-            )
-        )
+        list(pool.map(lambda one: make(given, *one), missing))
     print_tables(given.out, sides, seeds)
 
 
-def check_settings(given: argparse.Namespace) -> None:
-    """Note what all runs in the folder have in common; refuse to mix them with others."""
-    file = given.out / "settings.json"
-    names = ("rows", "epochs", "learning_rate", "batch", "max_length", "towers", "cross", "model")
-    settings = {name: getattr(given, name) for name in names}
+def check_settings(folder: Path, settings: dict[str, object]) -> None:
+    """Note what all runs in a folder have in common; refuse to mix them with others."""
+    file = folder / "settings.json"
     if not file.exists():
-        given.out.mkdir(parents=True, exist_ok=True)
         with written_aside(file) as aside:
             aside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     elif json.loads(file.read_text(encoding="utf-8")) != settings:
@@ -146,6 +141,13 @@ def prepare(given: argparse.Namespace) -> None:
                 aside.write_text(lines, encoding="utf-8")
         elif file.read_text(encoding="utf-8") != lines:
             raise SystemExit(f"{file} holds pairs of other data. Give another --out.")
+
+
+def make(given: argparse.Namespace, side: Side, seed: int) -> None:
+    """Make a run; its checkpoints, each three times the weights, are not kept."""
+    out = side.folder(given.out, seed)
+    execute(command(given, side, seed), out)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def command(given: argparse.Namespace, side: Side, seed: int) -> list[str]:

@@ -3,8 +3,10 @@
 Trains on CMRC2018's trial set (its two questions without a text left out) and answers fixed
 questions of its dev set: our reader, transformers' Trainer with AutoModelForQuestionAnswering at
 the same settings (benchmarks/reading_baseline.py), and DGCNN without a pretrained encoder. What is
-finished is not done again. Prints exact match and F1 (CMRC2018's own, times 100), seconds, and the
-paired bootstrap interval of ours minus plain over questions, the seeds averaged.
+finished is not done again. With --tuning, settings can be chosen on dev questions about contexts
+that the fixed ones do not have; with another --out, then. Prints exact match and F1 (CMRC2018's
+own, times 100), seconds, and the paired bootstrap interval of ours minus plain over questions, the
+seeds averaged.
 
     python -m benchmarks.reading --questions ../shared/data/nlp/cmrc2018 --model MODEL --out OUT
 """
@@ -20,9 +22,12 @@ import numpy as np
 import pandas as pd
 
 from idbert.evaluation.bootstrap import paired
+from idbert.files import digest_of, written_aside
 from nlp_tasks.mrc import AnswerSettings, Questions, read_questions
 from nlp_tasks.mrc.metrics import ReadingScores, language_of, score_answers
 
+FIXED = 1000
+"""Dev questions that are reported, and never tuned on."""
 NUM_SPECIAL = 4
 """Special tokens of a pair, at most (RoBERTa's)."""
 USUAL_QUESTION = 20
@@ -41,7 +46,8 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128, help="tokens that windows share")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--count", type=int, default=1000, help="dev questions")
+    parser.add_argument("--count", type=int, default=FIXED, help="dev questions")
+    parser.add_argument("--tuning", action="store_true", help="ask other dev questions")
     parser.add_argument("--dgcnn-epochs", type=int, default=30)
     parser.add_argument("--only", nargs="+", default=["ours", "plain", "dgcnn"])
     parser.add_argument(
@@ -51,32 +57,62 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     train = read_questions(given.questions / "train.jsonl", AnswerSettings(empty_questions="drop"))
     dev = read_questions(given.questions / "dev.jsonl")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(dev))[: given.count])
-    asked = dev.take(chosen)
+    order = np.random.default_rng(0).permutation(len(dev))
+    asked = dev.take(np.sort(order[: given.count]))
+    if given.tuning:
+        fixed = dev.take(order[: max(given.count, FIXED)])
+        asked = other_questions(dev, fixed, given.count)
     write(train, given.out / "train.jsonl")
     write(asked, given.out / "test.jsonl")
     scores = {name: [run(name, seed, given, asked) for seed in given.seeds] for name in given.only}
     report(scores, given.out)
 
 
+def other_questions(dev: Questions, fixed: Questions, count: int) -> Questions:
+    """Return up to so many questions about contexts that the fixed ones do not have."""
+    taken = set(fixed.contexts)
+    free = [place for place, question in enumerate(dev) if question.context not in taken]
+    return dev.take(free[:count])
+
+
 def run(name: str, seed: int, given: argparse.Namespace, asked: Questions) -> ReadingScores:
-    """Return the scores of one training, which is begun only where it is not finished."""
+    """Return the scores of one training, which is begun only where it is not finished.
+
+    Seconds are kept of a training without an interruption.
+    """
     folder = given.out / f"{name}-{seed}"
     module, settings = (
         ("benchmarks.reading_baseline", plain_settings(given, seed, folder))
         if name == "plain"
         else ("pipelines.nlp_mrc", our_settings(given, name, seed, folder))
     )
+    refuse_others(given.out, folder, [module, *map(str, settings)])
     answers = folder / ("answers.json" if name == "plain" else "predictions-test.parquet")
     if not answers.exists():
-        begun = time.monotonic()
+        is_whole, begun = not folder.exists(), time.monotonic()
         subprocess.run([sys.executable, "-m", module, *map(str, settings)], check=True)
-        (folder / "seconds.json").write_text(json.dumps(time.monotonic() - begun))
+        if is_whole:
+            (folder / "seconds.json").write_text(json.dumps(time.monotonic() - begun))
     if name == "plain":
         texts = json.loads(answers.read_text(encoding="utf-8"))
     else:
         texts = pd.read_parquet(answers)["answer"].tolist()
     return score_answers(texts, asked.rows, language_of(asked.rows))
+
+
+def refuse_others(out: Path, folder: Path, command: list[str]) -> None:
+    """Stop where a folder was made by other settings or of other questions."""
+    digests = [digest_of(out / f"{part}.jsonl")["sha256"] for part in ("train", "test")]
+    made = {"command": command, "questions": digests}
+    record = out / f"{folder.name}.json"
+    there = json.loads(record.read_text(encoding="utf-8")) if record.exists() else made
+    if folder.exists() and there != made:
+        sys.exit(
+            f"{folder} was made by other settings, or of other questions, as {record} says. Name "
+            "another --out, or delete both."
+        )
+    with written_aside(record) as aside:
+        aside.write_text(json.dumps(made, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def our_settings(given: argparse.Namespace, name: str, seed: int, folder: Path) -> list[object]:
@@ -85,9 +121,10 @@ def our_settings(given: argparse.Namespace, name: str, seed: int, folder: Path) 
     settings += ["--data.test", given.out / "test.jsonl", "--data.dev_share=0"]
     settings += [f"--training.seed={seed}"]
     if name == "dgcnn":
-        # A character is a token here, so that a window of as many holds less.
+        # A character is a token here, so that as many tokens hold less.
         settings += ["--reader=dgcnn", f"--training.epochs={given.dgcnn_epochs}"]
         settings += ["--windows.max_length=512", "--windows.stride=256"]
+        settings += ["--decoding.max_answer_length=100"]
         return [*settings, "--training.learning_rate=1e-3", "--batches.token_budget=8192"]
     stride = given.max_length - NUM_SPECIAL - USUAL_QUESTION - given.overlap
     settings += ["--model", given.model, f"--windows.max_length={given.max_length}"]

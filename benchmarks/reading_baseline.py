@@ -22,6 +22,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from idbert.files import written_aside
+
 N_BEST, LONGEST = 20, 50
 
 
@@ -110,9 +112,8 @@ def main() -> None:
     )
     trainer.train()
     answers = answer(model, Windows(test, tokenizer, given), test, tokenizer, given.batch)
-    given.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(answers, ensure_ascii=False, indent=0)
-    (given.out / "answers.json").write_text(text, encoding="utf-8")
+    with written_aside(given.out / "answers.json") as aside:
+        aside.write_text(json.dumps(answers, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
 @torch.inference_mode()

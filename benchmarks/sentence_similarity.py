@@ -2,9 +2,9 @@
 
 Towers of all-MiniLM-L6-v2 are trained on stsb_en, of multilingual-e5-small on stsb_zh. Every run
 has the same epochs, rate and batches and keeps its last weights. Each is a process with one thread;
-finished runs are not repeated, so the command may be stopped and started again (a folder `--out`
-holds runs of one rate, batch size and number of epochs). What it prints, all of it Spearman's
-correlation of cosines with the scores, in points:
+finished runs are not repeated, so the command may be stopped and started again; other rates, batch
+sizes or epochs need another `--out`. What it prints, all of it Spearman's correlation of cosines
+with the scores, in points:
 
 - the recipes (loss, pooling, fusion of layers) on dev at the first seed, which alone chooses one
   beside the plain one;
@@ -32,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
+from benchmarks.question_pairs import check_settings
 from benchmarks.similarity_recipes import (
     CONCATENATIONS,
     MAX_LENGTH,
@@ -129,10 +130,13 @@ def prepare(name: str, given: argparse.Namespace, seeds: tuple[int, ...]) -> Cor
         f"--training.learning_rate={given.learning_rate}",
         "--training.load_best=false",
     )
+    model = getattr(given, MODEL_OF[name])
+    settings = {"model": model, "shared": list(shared), "classifier_rate": given.classifier_rate}
+    check_settings(folder, settings)
     return Corpus(
         name,
         folder,
-        getattr(given, MODEL_OF[name]),
+        model,
         layers,
         seeds,
         shared,
