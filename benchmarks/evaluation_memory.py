@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from idbert.evaluation.evaluate import evaluate
-from idbert.evaluation.ranks import FIRST_ITEM
+from idbert.rows import FIRST_ITEM
 
 MIB = 2**20
 HISTORY = 50  # events of a user

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from idbert.errors import CheckpointError
 from idbert.inputs.tokenizers import open_tokenizer
-from idbert.inputs.vocabulary import CLS, MASK, PAD, UNK, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.encoder import Encoder
 from idbert.nn.frequency_start import copy_layers, take_rows, with_vocabulary
 from idbert.nn.item_models import ItemModel
@@ -15,6 +15,7 @@ from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.word_config import WordEncoderSettings
 from idbert.nn.word_heads import read_word_heads
 from idbert.nn.word_models import MaskedWordModel
+from idbert.rows import CLS, MASK, PAD, UNK
 from nlp_tasks.cls.config import PretrainedSettings
 from nlp_tasks.pretrain.start import ItemStart, WordStart, rows_by_rank, word_rows
 from pipelines.nlp_corridor import open_pretrained, pretrained_folders

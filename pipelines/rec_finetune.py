@@ -65,6 +65,7 @@ def main(config: RecFinetuneSettings) -> None:
         vocab_size=len(vocabulary),
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
+        item_counts=vocabulary.counts_V,
     )
     if config.pretrained is not None:
         model.start_from(open_pretrained(config.pretrained, vocabulary))

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from idbert.inputs.vocabulary import FIRST_ITEM, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import load_item_model
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
+from idbert.rows import FIRST_ITEM
 from idbert.run_dir import RunDir
 from pipelines.cli import naming_plugins_of, run_command, stage
 from pipelines.corridor import STAGES, log_settings_of, read_log

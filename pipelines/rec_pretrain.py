@@ -67,6 +67,7 @@ def main(config: RecPretrainSettings) -> None:
         vocab_size=len(vocabulary),
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
+        item_counts=vocabulary.counts_V,
     )
     start_items(model, vocabulary, config.start)
     trainer = build_trainer(

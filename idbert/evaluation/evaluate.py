@@ -11,7 +11,8 @@ from jaxtyping import Float64, Integer
 from idbert.errors import ConfigError, DataError, suggestion
 from idbert.evaluation.bootstrap import RESAMPLES, Interval, PairedDifference, intervals, paired
 from idbert.evaluation.metrics import CUTOFFS, LIST_LENGTH, coverage, novelty, per_user_metrics
-from idbert.evaluation.ranks import FIRST_ITEM, Score, target_ranks
+from idbert.evaluation.ranks import Score, target_ranks
+from idbert.rows import FIRST_ITEM
 
 Histories = tuple[Integer[np.ndarray, "T"], Integer[np.ndarray, "U+1"]]
 """Users' whole histories: vocabulary rows end to end, and where each user's begin."""

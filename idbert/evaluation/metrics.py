@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
-from idbert.evaluation.ranks import FIRST_ITEM
+from idbert.rows import FIRST_ITEM
 
 CUTOFFS = (1, 5, 10, 20)
 """The ks of recall@k, NDCG@k and MRR@k."""

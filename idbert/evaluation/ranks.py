@@ -13,12 +13,10 @@ from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
 from idbert.errors import DataError, ShapeError
+from idbert.rows import FIRST_ITEM
 
 Score = Callable[[Int64[np.ndarray, "B"]], Float[Tensor, "B V"]]
 """Whatever scores users: positions (0 .. U-1) in, one score for every vocabulary row out."""
-
-FIRST_ITEM = 4
-"""Vocabulary rows below it are special tokens (PAD, MASK, UNK, CLS) and are never ranked."""
 
 BYTES_PER_SCORE = 12
 """float32 scores as received (4), their masked copy (4), the outcome of comparisons (4)."""

@@ -16,7 +16,7 @@ from idbert.inputs.batch_plan import PlannedBatch
 from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items
 from idbert.inputs.planned_loader import PlannedData
 from idbert.inputs.sequences import Sequences
-from idbert.inputs.vocabulary import FIRST_ITEM, MASK
+from idbert.rows import FIRST_ITEM, MASK
 
 ItemBatch: TypeAlias = dict[str, Tensor]
 """Always input_ids and attention_mask [B, L]; with their data also labels, token_type_ids

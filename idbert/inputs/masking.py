@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from idbert.errors import ConfigError
-from idbert.inputs.vocabulary import FIRST_ITEM, MASK
+from idbert.rows import FIRST_ITEM, MASK
 
 IGNORED = -100
 """The label of a position without a target, as in torch's cross entropy."""

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from idbert.errors import ConfigError, DataError
 from idbert.files import written_aside
-from idbert.inputs.vocabulary import UNK, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.rows import UNK
 from idbert.tables import BEHAVIOUR, ITEM, TIME, USER, WEIGHT, Interactions
 
 logger = logging.getLogger(__name__)

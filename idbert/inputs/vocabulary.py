@@ -21,13 +21,10 @@ from jaxtyping import Int64, Integer
 
 from idbert.errors import DataError, suggestion
 from idbert.files import written_aside
+from idbert.rows import FIRST_ITEM, UNK
 from idbert.tables import BEHAVIOUR, ITEM, Interactions
 
 logger = logging.getLogger(__name__)
-
-PAD, MASK, UNK, CLS = 0, 1, 2, 3
-FIRST_ITEM = 4
-"""Rows below this one are special tokens, rows from it on are items."""
 
 Ids: TypeAlias = Sequence[str] | Sequence[int] | np.ndarray | pd.Series | pa.Array | pa.ChunkedArray
 """Item ids in whatever holds them: all strings or all integers."""

@@ -23,6 +23,7 @@ from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.saved_models import open_saved
 from idbert.nn.tied_scores import TiedScoresModel
+from idbert.rows import FIRST_ITEM
 
 Batch = dict[str, Tensor]
 """Tensors by the names of `ItemModel.forward`'s arguments."""
@@ -60,6 +61,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     is_causal: ClassVar[bool]
     """Whether a position sees only itself and those before it."""
 
+    first_row = FIRST_ITEM
+
     config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -80,6 +83,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         vocab_size: int,
         num_behaviours: int = 0,
         loss: LossSettings | None = None,
+        item_counts: Int64[np.ndarray, "V"] | None = None,
     ) -> Model:
         """Make an untrained model; its weights are drawn from torch's global generator.
 
@@ -88,6 +92,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             vocab_size: V, rows of the vocabulary, special rows included.
             num_behaviours: Kinds of events (view, buy, ...); 0 where the log has no such column.
             loss: The loss over the catalogue. Default: the chunked softmax.
+            item_counts: Training events of each row, for a loss that draws negatives by popularity.
         """
         config = settings.to_config(
             vocab_size=vocab_size,
@@ -96,7 +101,10 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         )
         loss = loss or LossSettings()
         config.loss, config.loss_options = loss.name, plain_options(loss.options)
-        return cls(config)
+        model = cls(config)
+        if item_counts is not None:
+            model.loss.fit(torch.from_numpy(item_counts))
+        return model
 
     @torch.no_grad()
     def start_from(self, pretrained: "ItemModel") -> None:

@@ -1,5 +1,7 @@
 """Scores of all vocabulary rows by the encoder's own embeddings, and their loss at the targets."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -21,12 +23,18 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
 
     Args:
         config: The architecture, and the loss over the rows.
+
+    Attributes:
+        first_row: Rows below it are never negatives of a loss that draws some.
     """
+
+    first_row: ClassVar[int] = 0
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         self.head = ItemHead(config, self.backbone.width)
-        self.loss = build_loss(LossSettings(config.loss, config.loss_options or {}))
+        settings = LossSettings(config.loss, config.loss_options or {})
+        self.loss = build_loss(settings, first_row=self.first_row)
 
     def scores(self, hidden: Float[Tensor, "... _"]) -> Float[Tensor, "... V"]:
         """Return the scores of all rows at any of the backbone's vectors."""

@@ -14,7 +14,8 @@ from jaxtyping import Int32, Int64
 from idbert.errors import DataError
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.sequences import Sequences
-from idbert.inputs.vocabulary import UNK, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.rows import UNK
 from idbert.tables import BEHAVIOUR, HISTORY, ITEM, TIME, USER, Interactions
 
 logger = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float32, Int64
 
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.item_batches import history_batches
-from idbert.inputs.vocabulary import FIRST_ITEM, UNK, Ids, Vocabulary
+from idbert.inputs.vocabulary import Ids, Vocabulary
 from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.retrieval.exact import ExactIndex
 from idbert.retrieval.histories import Histories, HistoryList, HistoryTable, read_histories
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.vectors import Layer, cosine_vectors, item_layer_vectors
+from idbert.rows import FIRST_ITEM, UNK
 from idbert.run_dir import RunDir
 from idbert.tables import ITEM, RANK, SCORE
 

@@ -8,9 +8,9 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from idbert.inputs.vocabulary import FIRST_ITEM
 from idbert.nn.fusion import resolve_layers
 from idbert.nn.item_models import ItemModel
+from idbert.rows import FIRST_ITEM
 
 Layer: TypeAlias = int | Literal["fused"] | None
 """Which vectors of an item: None is its row of the embedding table, which the scores use too; 0

@@ -14,7 +14,7 @@ from idbert.inputs.item_batches import (
 from idbert.inputs.masking import IGNORED, MaskingSettings
 from idbert.inputs.planned_loader import PlannedLoader, train_loader
 from idbert.inputs.sequences import Sequences
-from idbert.inputs.vocabulary import FIRST_ITEM, MASK, PAD, UNK
+from idbert.rows import FIRST_ITEM, MASK, PAD, UNK
 
 VOCAB_SIZE = 104
 SETTINGS = BatchSettings(token_budget=400)

@@ -6,7 +6,7 @@ import pytest
 
 from idbert.errors import ConfigError
 from idbert.inputs.masking import IGNORED, MaskingSettings, _hash, mask_items
-from idbert.inputs.vocabulary import FIRST_ITEM, MASK, PAD, UNK
+from idbert.rows import FIRST_ITEM, MASK, PAD, UNK
 
 VOCAB_SIZE = 1004
 USUAL = MaskingSettings()

@@ -6,7 +6,8 @@ import pytest
 
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
-from idbert.inputs.vocabulary import FIRST_ITEM, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.rows import FIRST_ITEM
 from idbert.tables import Interactions
 
 EVERYTHING = SequenceSettings(max_length=None, min_length=0)

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from idbert.errors import DataError
-from idbert.inputs.vocabulary import FIRST_ITEM, UNK, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.rows import FIRST_ITEM, UNK
 from idbert.tables import Interactions
 
 ODD_IDS = ["007", "7", "a,b", 'say "hi"', "two\nlines", "电影", " ", "", "é"]

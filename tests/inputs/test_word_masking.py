@@ -6,13 +6,13 @@ from transformers import PreTrainedTokenizerFast
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items
-from idbert.inputs.vocabulary import FIRST_ITEM, MASK
 from idbert.inputs.word_masking import (
     WordMasker,
     WordMaskingSettings,
     _starts_of_ngrams,
     maskable_tokens,
 )
+from idbert.rows import FIRST_ITEM, MASK
 from tests.inputs.tiny_tokenizers import VOCABULARY, bert, xlm_roberta
 
 CLS, SEP, PAD, UNK, MASK_ID = (

@@ -10,10 +10,11 @@ import torch
 
 from idbert.inputs.label_tokens import label_ids
 from idbert.inputs.tokenizers import open_tokenizer
-from idbert.inputs.vocabulary import FIRST_ITEM, MASK, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.encoder import Encoder
 from idbert.nn.item_models import load_item_model
 from idbert.nn.word_models import load_word_model
+from idbert.rows import FIRST_ITEM, MASK
 from nlp_tasks.cls import Classifier
 from nlp_tasks.pretrain.answers import LabelReader
 from tests.nlp_tasks.text_world import DECIDING, FILLERS, WORDS, bert_folder, write

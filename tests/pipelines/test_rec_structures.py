@@ -51,6 +51,21 @@ def test_every_part_is_a_setting_of_both_stages(
     assert len(best.read_text().splitlines()) == 1 + 2 * 64
 
 
+def test_losses_over_a_sample_are_a_setting_of_both_stages(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY)
+    pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
+    sampled = ("--loss.name=sampled", "--loss.options={negatives: 8, distribution: mixed}")
+    succeed("rec_pretrain", "--run", pretrained, *data, *sampled)
+    gbce = ("--loss.name=gbce", "--loss.options={negatives: 4, calibration: 0.5}")
+    succeed("rec_finetune", "--run", finetuned, "--pretrained", pretrained, *data, *gbce)
+    options = {
+        folder: json.loads((folder / "model/config.json").read_text())["loss_options"]
+        for folder in (pretrained, finetuned)
+    }
+    assert options[pretrained] == {"negatives": 8, "distribution": "mixed"}
+    assert options[finetuned] == {"negatives": 4, "calibration": 0.5}
+
+
 def test_a_block_that_looks_ahead_serves_masked_items_and_is_refused_for_the_next(
     world: World, tmp_path: Path
 ) -> None:

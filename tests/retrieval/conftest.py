@@ -9,11 +9,12 @@ import torch
 
 from idbert.inputs.interactions import read_interactions
 from idbert.inputs.sequences import build_sequences
-from idbert.inputs.vocabulary import FIRST_ITEM, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import NextItemModel
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
+from idbert.rows import FIRST_ITEM
 from idbert.run_dir import RunDir
 from tests.worlds import cycle_world
 

@@ -12,12 +12,13 @@ import torch
 
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.interactions import InteractionSettings, read_interactions
-from idbert.inputs.vocabulary import FIRST_ITEM, Vocabulary
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import ItemModel, MaskedItemModel, NextItemModel
 from idbert.retrieval import recommender as module
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
+from idbert.rows import FIRST_ITEM
 from idbert.run_dir import RunDir
 from tests.worlds import cycle_world, next_in_cycle
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from idbert.errors import ConfigError
-from idbert.inputs.vocabulary import FIRST_ITEM
 from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.retrieval import vectors
 from idbert.retrieval.vectors import completed, cosine_vectors, item_layer_vectors
+from idbert.rows import FIRST_ITEM
 
 
 def untrained(model_class: type = MaskedItemModel, kind: str = "bert") -> MaskedItemModel:

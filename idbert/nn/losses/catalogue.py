@@ -2,8 +2,8 @@
 
 A loss is found by name; one more is a class and a registration:
 
-    @LOSSES.register("sampled")
-    class SampledSoftmax(CatalogueLoss): ...
+    @LOSSES.register("focal")
+    class FocalSoftmax(CatalogueLoss): ...
 """
 
 from dataclasses import dataclass, field
@@ -28,12 +28,19 @@ class CatalogueLoss(nn.Module):
 
     Args:
         options: Of the class's own `Options`.
+
+    Attributes:
+        first_row: The rows below it are special tokens, and never negatives.
     """
 
     Options: ClassVar[type[NoOptions]] = NoOptions
 
     def __init__(self, options: NoOptions) -> None:
         super().__init__()
+        self.first_row = 0
+
+    def fit(self, counts_V: Int64[Tensor, "V"]) -> None:
+        """Learn, before training, how often each row occurs in it; most losses need not know."""
 
     def forward(
         self,
@@ -55,19 +62,29 @@ class LossSettings:
     """The loss over the catalogue."""
 
     name: str = "chunked"
-    """full (all scores at once) or chunked (the same loss and gradients, faster and in a fraction
-    of the memory)."""
+    """full (softmax, all scores at once), chunked (the same loss and gradients, faster and in a
+    fraction of the memory), sampled (softmax over a sample, corrected for its distribution), gbce
+    (binary, against negatives that a batch shares), bce (against each target's own)."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """What the loss can be told: chunked: chunk_size, the targets scored at a time (1024)."""
+    """What the loss can be told. chunked: chunk_size, the targets scored at a time (1024). sampled:
+    negatives (1024) and distribution (log_uniform; uniform, in_batch, mixed). gbce: negatives (256)
+    and calibration (0.75). bce: negatives (1)."""
 
     def __post_init__(self) -> None:
         _options_of(self)
 
 
-def build_loss(settings: LossSettings) -> CatalogueLoss:
-    """Return the loss that the settings name."""
-    return LOSSES[settings.name](_options_of(settings))
+def build_loss(settings: LossSettings, *, first_row: int = 0) -> CatalogueLoss:
+    """Return the loss that the settings name.
+
+    Args:
+        settings: Its name and options.
+        first_row: The rows below it are special tokens, and never negatives.
+    """
+    loss = LOSSES[settings.name](_options_of(settings))
+    loss.first_row = first_row
+    return loss
 
 
 def _options_of(settings: LossSettings) -> NoOptions:
@@ -97,7 +114,7 @@ def full_softmax_loss(
         targets of the whole (accumulated) batch.
     """
     scores_MV = F.linear(hidden_MD, weight_VD, bias_V)
-    scores_MV = scores_MV.to(_accumulator(scores_MV.dtype))
+    scores_MV = scores_MV.to(accumulator(scores_MV.dtype))
     loss_M = F.cross_entropy(scores_MV, targets_M, reduction="none")
     if weights_M is not None:
         loss_M = loss_M * weights_M
@@ -150,10 +167,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         with_gradients: bool,
     ) -> Tensor:
         device = hidden_MD.device.type
-        wide = _accumulator(hidden_MD.dtype)
-        product = hidden_MD.dtype  # of the matrix products
-        if torch.is_autocast_enabled(device):
-            product = torch.get_autocast_dtype(device)
+        wide, product = accumulator(hidden_MD.dtype), product_dtype(hidden_MD)
         with torch.autocast(device, enabled=False):
             narrow_VD, wide_bias_V = weight_VD.to(product), bias_V.to(wide)
             loss = hidden_MD.new_zeros((), dtype=wide)
@@ -244,6 +258,12 @@ class ChunkedSoftmax(CatalogueLoss):
         )
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of softmax and sums: float32, or wider if the input is."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype of the matrix products: autocast's where it is on, else the input's."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

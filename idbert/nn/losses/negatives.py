@@ -1,0 +1,100 @@
+"""Which rows of a catalogue are drawn as negatives, and how many of each are to be expected."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from idbert.errors import ConfigError
+from idbert.nn.parts import NoOptions
+
+Distribution = Literal["uniform", "log_uniform", "in_batch", "mixed"]
+
+
+@dataclass(frozen=True)
+class NegativeOptions(NoOptions):
+    """Which rows a sampled loss compares the targets with."""
+
+    negatives: int = 1024
+    """Rows drawn for a batch, with replacement; all its targets share them."""
+
+    distribution: Distribution = "log_uniform"
+    """uniform: any row; log_uniform: by its rank, row r of R with a share of log(1 + 1 / (r + 1)) /
+    log(R + 1), which fits a vocabulary in the order of popularity; in_batch: targets of the batch,
+    so by popularity; mixed: half of them uniform, half in_batch."""
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1:
+            raise ConfigError(f"negatives is {self.negatives}; it must be at least 1.")
+        if self.distribution == "mixed" and self.negatives < 2:
+            raise ConfigError("distribution=mixed needs negatives of at least 2.")
+
+
+class NegativeSampler:
+    """Draws the negatives of a batch from torch's global generator.
+
+    Args:
+        options: How many, and from which distribution.
+    """
+
+    def __init__(self, options: NegativeOptions) -> None:
+        self._options = options
+        self._share_V: Tensor | None = None
+
+    def fit(self, counts_V: Int64[Tensor, "V"]) -> None:
+        """Learn how often each row is a target: in proportion to its events in training."""
+        self._share_V = (counts_V.clamp(min=1).double() / counts_V.sum().clamp(min=1)).float()
+
+    def draw(
+        self, targets_M: Int64[Tensor, "M"], *, num_rows: int, first_row: int = 0
+    ) -> tuple[Int64[Tensor, "N"], Float[Tensor, "N"]]:
+        """Draw the negatives of a batch.
+
+        Args:
+            targets_M: Its targets; none need no negatives.
+            num_rows: V.
+            first_row: The rows below it are no items, and are never drawn by place.
+
+        Returns:
+            The rows; and for each the logarithm of how many of it were to be expected.
+
+        Raises:
+            ConfigError: shares of the rows are needed, and `fit` has not been called.
+        """
+        number, name = self._options.negatives, self._options.distribution
+        if not len(targets_M):
+            return targets_M, targets_M.float()
+        of_batch = {"in_batch": number, "mixed": number // 2}.get(name, 0)
+        by_place, size, device = number - of_batch, num_rows - first_row, targets_M.device
+        if name == "log_uniform":
+            places_N = _log_uniform(by_place, size, device)
+        else:
+            places_N = torch.randint(size, (by_place,), device=device)
+        from_batch = targets_M[torch.randint(len(targets_M), (of_batch,), device=device)]
+        rows_N = torch.cat([first_row + places_N, from_batch])
+        if name == "log_uniform":
+            share_N = torch.log1p(1 / (places_N.double() + 1)) / math.log1p(size)
+        else:
+            share_N = torch.full((number,), 1 / size, dtype=torch.float64, device=device)
+        expected_N = by_place * share_N
+        if of_batch:
+            expected_N += of_batch * self._shares(rows_N)
+        return rows_N, expected_N.log().float()
+
+    def _shares(self, rows_N: Tensor) -> Tensor:
+        if self._share_V is None:
+            raise ConfigError(
+                f"distribution={self._options.distribution} needs the items' counts. Call the "
+                "loss's fit(counts) before training, or choose uniform or log_uniform."
+            )
+        self._share_V = self._share_V.to(rows_N.device)
+        return self._share_V[rows_N]
+
+
+def _log_uniform(number: int, size: int, device: torch.device) -> Int64[Tensor, "N"]:
+    """Draw places r below `size` with P(place < r) = log(r + 1) / log(size + 1)."""
+    uniform_N = torch.rand(number, device=device, dtype=torch.float64)
+    return torch.expm1(uniform_N * math.log1p(size)).long().clamp(max=size - 1)

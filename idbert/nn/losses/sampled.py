@@ -1,0 +1,171 @@
+"""Softmax over a sample of the catalogue: a step costs what it draws, not what there is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from idbert.nn.losses.catalogue import (
+    DEFAULT_CHUNK,
+    LOSSES,
+    CatalogueLoss,
+    accumulator,
+    product_dtype,
+)
+from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
+
+
+def sampled_softmax_loss(
+    hidden_MD: Float[Tensor, "M D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, "V"],
+    targets_M: Int64[Tensor, "M"],
+    negatives_N: Int64[Tensor, "N"],
+    log_expected_N: Float[Tensor, "N"],
+    weights_M: Float[Tensor, "M"] | None = None,
+    *,
+    chunk_size: int = DEFAULT_CHUNK,
+) -> Float[Tensor, ""]:
+    """Sum the cross-entropies of the targets under a softmax whose sum is estimated from a sample.
+
+    With s the scores, t the target and E_j how many of row j were to be expected in the sample,
+
+        Z = exp(s_t) + sum over sampled j other than t of exp(s_j - log E_j)
+        loss = sum_m weights_m * (log Z_m - s_mt)
+
+    The mean of Z over samples is the sum over the whole catalogue. The target is in Z for certain,
+    so that nothing is subtracted from its score; a negative that is the target does not count.
+
+    Args:
+        hidden_MD: Vectors at the positions with a target.
+        weight_VD: Vectors of the vocabulary rows; only those that are drawn are read.
+        bias_V: Bias of the vocabulary rows.
+        targets_M: The right row at each position.
+        negatives_N: Rows drawn with replacement, shared by all targets.
+        log_expected_N: log E of each of them.
+        weights_M: How much each target counts; None: all 1.
+        chunk_size: Targets scored at a time.
+
+    Source: Bengio and Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of a
+    Neural Probabilistic Language Model"; Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling
+    for Large Corpus Item Recommendations"; the target left uncorrected as in Khrylchenko et al.
+    2025, "Correcting the LogQ Correction".
+    """
+    loss: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
+        hidden_MD,
+        F.embedding(negatives_N, weight_VD),
+        bias_V[negatives_N] - log_expected_N,
+        F.embedding(targets_M, weight_VD),
+        bias_V[targets_M],
+        targets_M,
+        negatives_N,
+        weights_M,
+        chunk_size,
+        torch.is_grad_enabled(),
+    )
+    return loss
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    """See `sampled_softmax_loss`; the gradients are computed while the scores are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MD: Tensor,
+        negative_ND: Tensor,
+        bias_N: Tensor,
+        right_MD: Tensor,
+        right_bias_M: Tensor,
+        targets_M: Tensor,
+        negatives_N: Tensor,
+        weights_M: Tensor | None,
+        chunk_size: int,
+        with_gradients: bool,
+    ) -> Tensor:
+        device = hidden_MD.device.type
+        wide, product = accumulator(hidden_MD.dtype), product_dtype(hidden_MD)
+        with torch.autocast(device, enabled=False):
+            narrow_ND, wide_bias_N = negative_ND.to(product), bias_N.to(wide)
+            loss = hidden_MD.new_zeros((), dtype=wide)
+            if with_gradients:
+                hidden_grad_MD, right_grad_MD = map(torch.empty_like, (hidden_MD, right_MD))
+                right_bias_grad_M = torch.empty_like(right_bias_M)
+                negative_grad_ND = torch.zeros_like(negative_ND, dtype=wide)
+                bias_grad_N = torch.zeros_like(bias_N, dtype=wide)
+            for start in range(0, len(targets_M), chunk_size):
+                chunk = slice(start, start + chunk_size)
+                chunk_MD, right = hidden_MD[chunk], right_MD[chunk]
+                narrow_MD = chunk_MD.to(product)
+                scores_MN = (narrow_MD @ narrow_ND.T).to(wide).add_(wide_bias_N)
+                scores_MN.masked_fill_(targets_M[chunk, None] == negatives_N, -torch.inf)
+                right_M1 = (chunk_MD * right).sum(1, keepdim=True).to(wide)
+                right_M1 = right_M1 + right_bias_M[chunk, None].to(wide)
+                log_total_M1 = torch.logaddexp(right_M1, scores_MN.logsumexp(1, keepdim=True))
+                loss_M1 = log_total_M1 - right_M1
+                weight_M1 = None if weights_M is None else weights_M[chunk, None].to(wide)
+                loss += (loss_M1 if weight_M1 is None else loss_M1 * weight_M1).sum()
+                if with_gradients:
+                    # d loss / d scores = weight * (share of Z - one at the target), in place
+                    grad_MN = scores_MN.sub_(log_total_M1).exp_()
+                    grad_M1 = torch.expm1(-loss_M1)
+                    if weight_M1 is not None:
+                        grad_MN.mul_(weight_M1)
+                        grad_M1 = grad_M1 * weight_M1
+                    bias_grad_N += grad_MN.sum(0)
+                    right_bias_grad_M[chunk] = grad_M1[:, 0]
+                    right_grad_MD[chunk] = grad_M1 * chunk_MD
+                    narrow_MN = grad_MN.to(product)
+                    hidden_grad_MD[chunk] = narrow_MN @ narrow_ND + grad_M1 * right
+                    negative_grad_ND += narrow_MN.T @ narrow_MD
+        if with_gradients:
+            ctx.save_for_backward(
+                hidden_grad_MD,
+                negative_grad_ND.to(negative_ND.dtype),
+                bias_grad_N.to(bias_N.dtype),
+                right_grad_MD,
+                right_bias_grad_M,
+            )
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None, None)
+
+
+@LOSSES.register("sampled")
+class SampledSoftmax(CatalogueLoss):
+    """Softmax over the target and a sample; see `sampled_softmax_loss`."""
+
+    @dataclass(frozen=True)
+    class Options(NegativeOptions):
+        """How many rows are drawn, and from which distribution."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._sampler = NegativeSampler(options)
+
+    def fit(self, counts_V: Int64[Tensor, "V"]) -> None:
+        """Take over how often each row occurs in training."""
+        self._sampler.fit(counts_V)
+
+    def forward(
+        self,
+        hidden_MD: Float[Tensor, "M D"],
+        weight_VD: Float[Tensor, "V D"],
+        bias_V: Float[Tensor, "V"],
+        targets_M: Int64[Tensor, "M"],
+        weights_M: Float[Tensor, "M"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the sum of the losses."""
+        negatives_N, log_expected_N = self._sampler.draw(
+            targets_M, num_rows=len(weight_VD), first_row=self.first_row
+        )
+        return sampled_softmax_loss(
+            hidden_MD, weight_VD, bias_V, targets_M, negatives_N, log_expected_N, weights_M
+        )

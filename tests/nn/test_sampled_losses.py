@@ -1,0 +1,263 @@
+"""Losses over a sample of the catalogue: what they estimate, and what they never read."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from idbert.errors import ConfigError
+from idbert.nn.config import EncoderSettings
+from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_model
+from idbert.nn.losses.binary import calibrated_beta
+from idbert.nn.losses.catalogue import LossSettings, build_loss, full_softmax_loss
+from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
+from idbert.nn.losses.sampled import sampled_softmax_loss
+from idbert.rows import FIRST_ITEM
+from tests.nn.loss_world import loss_and_gradients, problem
+
+DISTRIBUTIONS = ("uniform", "log_uniform", "in_batch", "mixed")
+SAMPLED = [
+    *(LossSettings("sampled", {"distribution": name, "negatives": 64}) for name in DISTRIBUTIONS),
+    LossSettings("gbce", {"negatives": 16}),
+    LossSettings("bce", {"negatives": 3}),
+]
+
+
+def fitted(settings, num_rows=31, first_row=0):
+    loss = build_loss(settings, first_row=first_row)
+    loss.fit(torch.arange(num_rows, 0, -1))
+    return loss
+
+
+def plainly(hidden_MD, weight_VD, bias_V, targets_M, weights_M, rows_N, log_expected_N):
+    """Compute the sampled loss as its docstring says it, a target at a time."""
+    losses = []
+    for hidden_D, target in zip(hidden_MD, targets_M, strict=True):
+        right = hidden_D @ weight_VD[target] + bias_V[target]
+        total = right.exp()
+        for row, log_expected in zip(rows_N, log_expected_N, strict=True):
+            if row != target:
+                total = total + (hidden_D @ weight_VD[row] + bias_V[row] - log_expected).exp()
+        losses.append(total.log() - right)
+    return (torch.stack(losses) * (1 if weights_M is None else weights_M)).sum()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sampled_loss_has_value_and_gradients_of_its_formula(chunk_size, weighted):
+    *arguments, weights_M = problem(num_targets=9)
+    rows_N, log_expected_N = torch.tensor([3, 0, 3, 17, 30, 5]), torch.randn(6).double()
+    arguments.append(weights_M if weighted else None)
+    expected = loss_and_gradients(lambda *a: plainly(*a, rows_N, log_expected_N), *arguments)
+
+    def sampled(*given):
+        *inputs, weights = given
+        return sampled_softmax_loss(*inputs, rows_N, log_expected_N, weights, chunk_size=chunk_size)
+
+    for one, other in zip(loss_and_gradients(sampled, *arguments), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_with_each_row_drawn_once_it_is_the_full_loss():
+    arguments = problem()
+    rows_N = torch.randperm(31, generator=torch.Generator().manual_seed(0))
+
+    def sampled(*given):
+        *inputs, weights = given
+        return sampled_softmax_loss(*inputs, rows_N, torch.zeros(31).double(), weights)
+
+    expected = loss_and_gradients(full_softmax_loss, *arguments)
+    for one, other in zip(loss_and_gradients(sampled, *arguments), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_mean_of_the_estimated_sum_is_the_sum_over_the_catalogue(distribution):
+    num_rows, target = 31, torch.tensor([2])
+    hidden_MD, weight_VD, bias_V, *_ = problem(num_targets=1)
+    counts_V = torch.arange(num_rows, 0, -1)
+    sampler = NegativeSampler(NegativeOptions(400, distribution))
+    sampler.fit(counts_V)
+    score_V = (hidden_MD @ weight_VD.T + bias_V)[0].detach()
+    torch.manual_seed(0)
+    totals = []
+    for _ in range(500):
+        of_batch_M = torch.multinomial(counts_V.float(), 300, replacement=True)
+        rows_N, log_expected_N = sampler.draw(of_batch_M, num_rows=num_rows)
+        loss = sampled_softmax_loss(hidden_MD, weight_VD, bias_V, target, rows_N, log_expected_N)
+        totals.append((loss + score_V[2]).exp().item())
+    mean, error = torch.tensor(totals).mean(), torch.tensor(totals).std() / math.sqrt(500)
+    expected = score_V.exp().sum().item()
+    assert abs(mean - expected) < 4 * error
+    assert error < 0.02 * expected
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
+@pytest.mark.parametrize("first_row", [0, 4])
+def test_rows_are_drawn_as_often_as_is_said_and_special_rows_never(distribution, first_row):
+    torch.manual_seed(0)
+    sampler = NegativeSampler(NegativeOptions(200_000, distribution))
+    rows_N, log_expected_N = sampler.draw(torch.zeros(1).long(), num_rows=20, first_row=first_row)
+    counts_V = torch.bincount(rows_N, minlength=20)
+    expected_V = torch.zeros(20).index_put((rows_N,), log_expected_N.exp())
+    assert counts_V[:first_row].sum() == 0 and (counts_V[first_row:] > 0).all()
+    assert expected_V.sum() == pytest.approx(200_000, rel=1e-4)
+    torch.testing.assert_close(counts_V.float(), expected_V, rtol=0.05, atol=0)
+
+
+def test_of_a_mixture_half_is_of_the_batch():
+    torch.manual_seed(0)
+    sampler = NegativeSampler(NegativeOptions(1001, "mixed"))
+    sampler.fit(torch.ones(100).long())
+    rows_N, log_expected_N = sampler.draw(torch.tensor([7]), num_rows=100)
+    assert (rows_N[501:] == 7).all() and (rows_N[:501] != 7).sum() > 450
+    torch.testing.assert_close(log_expected_N.exp(), torch.full((1001,), 10.01))
+
+
+@pytest.mark.parametrize("settings", SAMPLED, ids=str)
+def test_gradients_reach_what_is_drawn_and_no_special_row(settings):
+    hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem()
+    targets_M = targets_M.clamp(min=FIRST_ITEM)
+    loss = fitted(settings, first_row=FIRST_ITEM)
+    arguments = (hidden_MD, weight_VD, bias_V, targets_M, weights_M)
+    torch.manual_seed(1)
+    value, hidden_grad, weight_grad, bias_grad = loss_and_gradients(loss, *arguments)
+    assert value > 0 and torch.isfinite(value)
+    for gradient in (hidden_grad, weight_grad, bias_grad):
+        assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+    assert weight_grad[:FIRST_ITEM].abs().sum() == bias_grad[:FIRST_ITEM].abs().sum() == 0
+    torch.manual_seed(1)
+    assert loss(*arguments) == value
+    assert loss(*arguments) != value  # another sample
+
+
+@pytest.mark.parametrize("settings", SAMPLED, ids=str)
+def test_no_target_costs_nothing_and_no_gradient(settings):
+    value, *gradients = loss_and_gradients(fitted(settings), *problem(num_targets=0))
+    assert value == 0
+    assert all(gradient.abs().sum() == 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("settings", SAMPLED, ids=str)
+def test_under_autocast_the_loss_is_float32_and_near(settings):
+    arguments = problem(dtype=torch.float32)
+    loss = fitted(settings)
+    torch.manual_seed(3)
+    expected = loss_and_gradients(loss, *arguments)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = loss_and_gradients(loss, *arguments)
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("settings", SAMPLED, ids=str)
+def test_weights_scale_the_targets(settings):
+    *arguments, weights_M = problem()
+    loss = fitted(settings)
+    values = []
+    for factor in (1, 3):
+        torch.manual_seed(0)
+        values.append(loss(*arguments, factor * weights_M))
+    torch.testing.assert_close(values[1], 3 * values[0])
+
+
+def test_uncalibrated_gbce_is_binary_cross_entropy():
+    hidden_MD, weight_VD, bias_V, targets_M, _ = problem()
+    loss = build_loss(LossSettings("gbce", {"negatives": 5, "calibration": 0.0}))
+    torch.manual_seed(0)
+    actual = loss(hidden_MD, weight_VD, bias_V, targets_M)
+    torch.manual_seed(0)
+    rows_N = torch.randint(0, 31, (5,))
+    scores_MV = hidden_MD @ weight_VD.T + bias_V
+    right_M1 = scores_MV.gather(1, targets_M[:, None])
+    wrong_MN = scores_MV[:, rows_N]
+    each = F.binary_cross_entropy_with_logits(
+        torch.cat([right_M1, wrong_MN], 1),
+        torch.tensor([1.0, *[0.0] * 5]).double().expand(50, 6),
+        reduction="none",
+    )
+    each[:, 1:] *= rows_N != targets_M[:, None]
+    torch.testing.assert_close(actual, each.mean(1).sum())
+
+
+def test_calibration_goes_from_binary_cross_entropy_to_the_sampling_rate():
+    assert calibrated_beta(0.1, 0) == 1
+    assert calibrated_beta(0.1, 1) == pytest.approx(0.1)
+    assert calibrated_beta(0.1, 0.75) == pytest.approx(0.1 * (0.75 * -9 + 10))
+    arguments = problem()[:-1]
+    values = []
+    for calibration in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        settings = LossSettings("gbce", {"negatives": 5, "calibration": calibration})
+        values.append(build_loss(settings)(*arguments).item())
+    assert values == sorted(values, reverse=True) and values[0] > values[2]
+
+
+def test_a_calibrated_score_is_the_conditional_probability():
+    # An item that is right in one of ten cases, and drawn as a negative at the rate that gBCE is
+    # told: at t = 1 the sigmoid of the best score is that share; at t = 0 it is far above it.
+    rate, share = 0.05, 0.1
+    best = {}
+    for calibration in (0.0, 1.0):
+        score = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.LBFGS([score], max_iter=100)
+
+        def closure(calibration=calibration, score=score, optimizer=optimizer):
+            optimizer.zero_grad()
+            beta = calibrated_beta(rate, calibration)
+            loss = -share * beta * F.logsigmoid(score) - rate * (1 - share) * F.logsigmoid(-score)
+            loss.sum().backward()
+            return loss
+
+        optimizer.step(closure)
+        best[calibration] = score.sigmoid().item()
+    assert best[1.0] == pytest.approx(share, abs=1e-3)
+    assert best[0.0] == pytest.approx(share / (share + rate * (1 - share)), abs=1e-3)
+
+
+@pytest.mark.parametrize("model_class", [MaskedItemModel, NextItemModel])
+@pytest.mark.parametrize("settings", SAMPLED, ids=str)
+def test_item_models_train_with_each_and_open_again(model_class, settings, tmp_path):
+    torch.manual_seed(0)
+    model = model_class.build(
+        EncoderSettings(hidden_size=8, num_heads=2, num_layers=1, max_length=6),
+        vocab_size=20,
+        loss=settings,
+        item_counts=torch.arange(20, 0, -1).numpy(),
+    )
+    assert model.loss.first_row == FIRST_ITEM
+    input_ids = torch.randint(FIRST_ITEM, 20, (3, 6))
+    loss = model(input_ids, labels=input_ids).loss
+    loss.backward()
+    special = model.get_input_embeddings().weight.grad[:FIRST_ITEM]
+    assert loss > 0 and special.abs().sum() == 0
+    model.save_pretrained(tmp_path)
+    opened = load_item_model(tmp_path)
+    assert opened.config.loss == settings.name
+    assert torch.equal(opened(input_ids).logits, model.eval()(input_ids).logits)
+
+
+@pytest.mark.parametrize("distribution", ["in_batch", "mixed"])
+def test_popularity_without_counts_is_refused(distribution):
+    loss = build_loss(LossSettings("sampled", {"distribution": distribution}))
+    with pytest.raises(ConfigError, match=f"distribution={distribution} needs the items' counts"):
+        loss(*problem())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sampled", {"negatives": 0}, "negatives is 0; it must be at least 1"),
+        ("sampled", {"negatives": 1, "distribution": "mixed"}, "mixed needs negatives of at least"),
+        ("sampled", {"distribution": "popular"}, "loss 'sampled'"),
+        ("gbce", {"negatives": 0}, "negatives is 0"),
+        ("gbce", {"calibration": 1.5}, "calibration is 1.5; it must be from 0 to 1"),
+        ("bce", {"negatives": -1}, "negatives is -1"),
+    ],
+)
+def test_options_out_of_range_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        LossSettings(name, options)
