@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from idbert.errors import ConfigError
 from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_head import ItemHead
@@ -70,6 +71,19 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         )
         divisor = max(1, len(targets_M)) if num_items_in_batch is None else num_items_in_batch
         return summed / divisor
+
+    def read_sparsely(self) -> None:
+        """Give the embeddings and biases sparse gradients, which hold the rows that are read.
+
+        Raises:
+            ConfigError: the loss reads all rows.
+        """
+        if not self.loss.draws_rows:
+            raise ConfigError(
+                f"The loss '{self.config.loss}' reads all rows, so that their gradient is dense. "
+                "Choose sampled, gbce or bce."
+            )
+        self.loss.sparse = self.get_input_embeddings().sparse = True
 
     @property
     def _embedding_VD(self) -> Tensor:

@@ -107,6 +107,11 @@ class TrainingSettings:
     """float32, or bfloat16 (matrix products only: autocast; weights stay float32). auto: bfloat16
     where the hardware computes it and the model is at least 256 wide. Evaluations: float32."""
 
+    sparse_rows: bool | None = None
+    """Only the rows of the item table that a step reads get a gradient and move, with one second
+    moment a row: a step costs what it touches. Default: where the loss draws a sample and the table
+    has over 200,000 rows."""
+
     adversarial: AdversarialSettings = field(default=AdversarialSettings())
     """Steps on perturbed inputs"""
 

@@ -18,6 +18,7 @@ from idbert.training.metric import check_metric, choose_metric
 from idbert.training.parameters import parameter_groups
 from idbert.training.precision import autocast, resolve_precision
 from idbert.training.resumable_trainer import ResumableTrainer
+from idbert.training.row_adamw import RowAdamW, clip_gradients, with_sparse_rows
 
 Evaluate: TypeAlias = Callable[[], dict[str, float]]
 """How good the model is now: metrics by name."""
@@ -62,6 +63,7 @@ class StrategyTrainer(ResumableTrainer):
         self._evaluate_model = evaluate
         self._metric = choose_metric(settings, metrics) if evaluate is not None else None
         self._trained, self._encoder = trained, find_encoder(model, encoder, settings)
+        self._has_sparse_rows = with_sparse_rows(model, settings)
         steps_per_epoch = settings.steps_per_epoch(len(loader))
         total_steps = settings.total_steps(steps_per_epoch)
         self._thawing, unfreezing = freeze(
@@ -91,8 +93,18 @@ class StrategyTrainer(ResumableTrainer):
                 head_learning_rate=self._settings.head_learning_rate,
                 frozen=self._thawing,
             )
-            self.optimizer = torch.optim.AdamW(groups, lr=self._settings.learning_rate, fused=True)
+            rate = self._settings.learning_rate
+            self.optimizer = (
+                RowAdamW(groups, lr=rate)
+                if self._has_sparse_rows
+                else torch.optim.AdamW(groups, lr=rate, fused=True)
+            )
         return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self._has_sparse_rows:
+            return clip_gradients(model.parameters(), self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def autocast_smart_context_manager(
         self, cache_enabled: bool | None = True

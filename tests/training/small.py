@@ -36,10 +36,10 @@ def validation():
     return Validation(known, targets_U, filter_seen=False)
 
 
-def build_model(model_class=NextItemModel, seed=0, **changes):
+def build_model(model_class=NextItemModel, seed=0, loss=None, **changes):
     torch.manual_seed(seed)
     settings = EncoderSettings(**{"hidden_size": 16, "num_layers": 1, "max_length": 12} | changes)
-    return model_class.build(settings, vocab_size=FIRST_ITEM + NUM_ITEMS)
+    return model_class.build(settings, vocab_size=FIRST_ITEM + NUM_ITEMS, loss=loss)
 
 
 def build(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from idbert.errors import ConfigError
-from idbert.nn.losses.catalogue import LOSSES, CatalogueLoss, accumulator
+from idbert.nn.losses.catalogue import LOSSES, CatalogueLoss, accumulator, take
 from idbert.nn.parts import NoOptions
 
 
@@ -59,8 +59,21 @@ class NegativesOfEach(NoOptions):
             raise ConfigError(f"negatives is {self.negatives}; it must be at least 1.")
 
 
+class BinaryLoss(CatalogueLoss):
+    """Base of the binary losses."""
+
+    draws_rows = True
+
+    def _right_scores(
+        self, hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_M: Tensor
+    ) -> Tensor:
+        right_MD = take(weight_VD, targets_M, sparse=self.sparse)
+        scores_M = (hidden_MD * right_MD).sum(1) + take(bias_V, targets_M, sparse=self.sparse)
+        return scores_M.to(accumulator(scores_M.dtype))
+
+
 @LOSSES.register("bce")
-class BinaryCrossEntropy(CatalogueLoss):
+class BinaryCrossEntropy(BinaryLoss):
     """Binary cross-entropy against negatives of each target's own; SASRec's with one.
 
     Source: Kang and McAuley 2018, "Self-Attentive Sequential Recommendation".
@@ -87,14 +100,16 @@ class BinaryCrossEntropy(CatalogueLoss):
             (len(targets_M), self._negatives),
             device=targets_M.device,
         )
-        wrong_MN = torch.einsum("md,mnd->mn", hidden_MD, F.embedding(rows_MN, weight_VD))
-        wrong_MN = _without_targets(wrong_MN + bias_V[rows_MN], rows_MN, targets_M)
-        right_M = _right_scores(hidden_MD, weight_VD, bias_V, targets_M)
+        row_MND = take(weight_VD, rows_MN, sparse=self.sparse)
+        wrong_MN = torch.einsum("md,mnd->mn", hidden_MD, row_MND)
+        wrong_MN = wrong_MN + take(bias_V, rows_MN, sparse=self.sparse)
+        wrong_MN = _without_targets(wrong_MN, rows_MN, targets_M)
+        right_M = self._right_scores(hidden_MD, weight_VD, bias_V, targets_M)
         return _summed(generalised_bce(right_M, wrong_MN), weights_M)
 
 
 @LOSSES.register("gbce")
-class GeneralisedBinaryCrossEntropy(CatalogueLoss):
+class GeneralisedBinaryCrossEntropy(BinaryLoss):
     """gBCE: binary cross-entropy whose negatives, shared by a batch, do not make it overconfident.
 
     See `generalised_bce` and `calibrated_beta`.
@@ -131,18 +146,11 @@ class GeneralisedBinaryCrossEntropy(CatalogueLoss):
         number, num_rows = self._options.negatives, len(weight_VD)
         rate = min(1.0, number / max(1, num_rows - self.first_row - 1))
         rows_N = torch.randint(self.first_row, num_rows, (number,), device=targets_M.device)
-        wrong_MN = F.linear(hidden_MD, F.embedding(rows_N, weight_VD), bias_V[rows_N])
-        wrong_MN = _without_targets(wrong_MN, rows_N, targets_M)
-        right_M = _right_scores(hidden_MD, weight_VD, bias_V, targets_M)
+        row_ND, bias_N = (take(table, rows_N, sparse=self.sparse) for table in (weight_VD, bias_V))
+        wrong_MN = _without_targets(F.linear(hidden_MD, row_ND, bias_N), rows_N, targets_M)
+        right_M = self._right_scores(hidden_MD, weight_VD, bias_V, targets_M)
         beta = calibrated_beta(rate, self._options.calibration)
         return _summed(generalised_bce(right_M, wrong_MN, beta), weights_M)
-
-
-def _right_scores(
-    hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_M: Tensor
-) -> Tensor:
-    scores_M = (hidden_MD * F.embedding(targets_M, weight_VD)).sum(1) + bias_V[targets_M]
-    return scores_M.to(accumulator(scores_M.dtype))
 
 
 def _without_targets(scores_MN: Tensor, rows: Tensor, targets_M: Tensor) -> Tensor:

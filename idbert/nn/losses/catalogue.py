@@ -30,14 +30,17 @@ class CatalogueLoss(nn.Module):
         options: Of the class's own `Options`.
 
     Attributes:
+        draws_rows: Whether it reads only the rows that it draws, and the targets.
         first_row: The rows below it are special tokens, and never negatives.
+        sparse: Whether the gradient of the rows is to be sparse; only where `draws_rows`.
     """
 
     Options: ClassVar[type[NoOptions]] = NoOptions
+    draws_rows: ClassVar[bool] = False
 
     def __init__(self, options: NoOptions) -> None:
         super().__init__()
-        self.first_row = 0
+        self.first_row, self.sparse = 0, False
 
     def fit(self, counts_V: Int64[Tensor, "V"]) -> None:
         """Learn, before training, how often each row occurs in it; most losses need not know."""
@@ -256,6 +259,13 @@ class ChunkedSoftmax(CatalogueLoss):
         return chunked_softmax_loss(
             hidden_MD, weight_VD, bias_V, targets_M, weights_M, chunk_size=self.chunk_size
         )
+
+
+def take(table: Tensor, rows: Tensor, *, sparse: bool) -> Tensor:
+    """Return rows of a table [V, D], or entries of a vector [V], with a sparse gradient or not."""
+    if table.ndim == 2:
+        return F.embedding(rows, table, sparse=sparse)
+    return torch.gather(table, 0, rows.flatten(), sparse_grad=sparse).view(rows.shape)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -15,6 +14,7 @@ from idbert.nn.losses.catalogue import (
     CatalogueLoss,
     accumulator,
     product_dtype,
+    take,
 )
 from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
 
@@ -29,6 +29,7 @@ def sampled_softmax_loss(
     weights_M: Float[Tensor, "M"] | None = None,
     *,
     chunk_size: int = DEFAULT_CHUNK,
+    sparse: bool = False,
 ) -> Float[Tensor, ""]:
     """Sum the cross-entropies of the targets under a softmax whose sum is estimated from a sample.
 
@@ -49,6 +50,7 @@ def sampled_softmax_loss(
         log_expected_N: log E of each of them.
         weights_M: How much each target counts; None: all 1.
         chunk_size: Targets scored at a time.
+        sparse: Whether the gradients of weight and bias are sparse tensors.
 
     Source: Bengio and Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of a
     Neural Probabilistic Language Model"; Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling
@@ -57,10 +59,10 @@ def sampled_softmax_loss(
     """
     loss: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
         hidden_MD,
-        F.embedding(negatives_N, weight_VD),
-        bias_V[negatives_N] - log_expected_N,
-        F.embedding(targets_M, weight_VD),
-        bias_V[targets_M],
+        take(weight_VD, negatives_N, sparse=sparse),
+        take(bias_V, negatives_N, sparse=sparse) - log_expected_N,
+        take(weight_VD, targets_M, sparse=sparse),
+        take(bias_V, targets_M, sparse=sparse),
         targets_M,
         negatives_N,
         weights_M,
@@ -146,6 +148,8 @@ class SampledSoftmax(CatalogueLoss):
     class Options(NegativeOptions):
         """How many rows are drawn, and from which distribution."""
 
+    draws_rows = True
+
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._sampler = NegativeSampler(options)
@@ -167,5 +171,12 @@ class SampledSoftmax(CatalogueLoss):
             targets_M, num_rows=len(weight_VD), first_row=self.first_row
         )
         return sampled_softmax_loss(
-            hidden_MD, weight_VD, bias_V, targets_M, negatives_N, log_expected_N, weights_M
+            hidden_MD,
+            weight_VD,
+            bias_V,
+            targets_M,
+            negatives_N,
+            log_expected_N,
+            weights_M,
+            sparse=self.sparse,
         )
