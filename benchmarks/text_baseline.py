@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--group-by-length", action="store_true")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--epochs", type=int, help="for timing alone: no prediction")
+    parser.add_argument("--time-alone", action="store_true", help="predict nothing")
     given = parser.parse_args()
     chosen = SETS[given.set]
     names = label_names(given.folder, chosen.kind)
@@ -73,7 +73,7 @@ def main() -> None:
         output_dir=str(given.out / "unused"),
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=BATCH_SIZE,
-        num_train_epochs=given.epochs or chosen.epochs,
+        num_train_epochs=chosen.epochs,
         learning_rate=given.learning_rate,
         weight_decay=0.01,
         warmup_steps=0.1,
@@ -94,7 +94,7 @@ def main() -> None:
     trainer.train()
     seconds = time.monotonic() - start
     given.out.mkdir(parents=True, exist_ok=True)
-    if given.epochs is None:
+    if not given.time_alone:
         tune = Rows(read_rows(given.folder / "tune.jsonl"), tokenizer, chosen.max_length)
         np.save(given.out / "logits.npy", predict(trainer, held_out))
         np.save(given.out / "logits-tune.npy", predict(trainer, tune))
