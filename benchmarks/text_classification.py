@@ -162,7 +162,8 @@ def print_figures(folders: dict[str, Path], seeds: list[int]) -> None:
         ours = [our_decisions(run_folder(folder, OURS, seed), names, kind) for seed in seeds]
         theirs = [their_decisions(run_folder(folder, THEIRS, seed), kind) for seed in seeds]
         difference, low, high = paired(ours, theirs, truth, kind)
-        floor = tf_idf(folder, names, held_out, kind)
+        unit = "word" if SETS[name].model == "minilm" else "char"  # English, or Chinese
+        floor = tf_idf(folder, names, held_out, kind, unit)
         rows[name] = {
             "rows": len(truth),
             OURS: spread([score(one, truth, kind) for one in ours]),
@@ -242,10 +243,12 @@ def paired(
     return float(whole), float(low), float(high)
 
 
-def tf_idf(folder: Path, names: list[str], held_out: list[dict], kind: str) -> np.ndarray:
-    """Return the decisions of logistic regression on characters, 1 and 2 at a time."""
+def tf_idf(
+    folder: Path, names: list[str], held_out: list[dict], kind: str, unit: str
+) -> np.ndarray:
+    """Return the decisions of logistic regression on words or characters, 1 and 2 at a time."""
     train = read_rows(folder / "train.jsonl")
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True)
+    vectorizer = TfidfVectorizer(analyzer=unit, ngram_range=(1, 2), sublinear_tf=True)
     train_x = vectorizer.fit_transform([row["text"] for row in train])
     held_out_x = vectorizer.transform([row["text"] for row in held_out])
     model = LogisticRegression(C=10, max_iter=1000)
