@@ -220,6 +220,7 @@ class ResumableTrainer(Trainer):
             "layer_decay": self._settings.layer_decay,
             "frozen_layers": self._settings.frozen_layers,
             "unfreeze_every": self._settings.unfreeze_every,
+            "sparse_rows": self._settings.sparse_rows,
             "averaging": "none" if self._average is None else self._average.description,
         }
 

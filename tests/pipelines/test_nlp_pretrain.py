@@ -1,7 +1,6 @@
 """nlp_pretrain, walked through on a language in which every word says what the next one is."""
 
 import json
-import logging
 import shutil
 import signal
 from pathlib import Path
@@ -14,25 +13,19 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
 from idbert.errors import CheckpointError, ConfigError, DataError
-from idbert.inputs.batch_plan import BatchSettings, PlannedBatch
 from idbert.inputs.word_masking import WordMaskingSettings
 from idbert.nn.config import EncoderSettings
 from idbert.nn.encoder import Encoder
 from idbert.nn.item_models import MaskedItemModel
-from idbert.nn.word_config import WordEncoderSettings
-from idbert.nn.word_models import MaskedWordModel, load_word_model
-from idbert.training.arguments import TrainingSettings
-from idbert.training.trainer import build_planned_trainer
+from idbert.nn.word_models import load_word_model
 from nlp_tasks.cls import Classifier
 from nlp_tasks.pretrain import validation
-from nlp_tasks.pretrain.corpus import CorpusSettings, documents_of, hold_out, read_corpus
+from nlp_tasks.pretrain.corpus import CorpusSettings, hold_out
 from nlp_tasks.pretrain.masked_data import masked_data
 from nlp_tasks.pretrain.report import PretrainContent, pretrain_report_html
 from nlp_tasks.pretrain.validation import Piece
-from nlp_tasks.pretrain.vocabulary import VocabularySettings
 from tests.nlp_tasks.text_world import WORDS, bert_folder, texts, write
 from tests.pipelines.commands import run, succeed, weights
-from tests.training.small import Gradients
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "nezha_k8_h48"
 CYCLE = [f"{a}{b}" for a in "klm" for b in "aeio"]
@@ -58,14 +51,6 @@ def lines(path: Path, documents: list[str]) -> Path:
 
 def metrics(folder: Path) -> dict[str, float]:
     return json.loads((folder / "metrics.json").read_text())["validation"]
-
-
-def tokenizer() -> BertTokenizer:
-    return BertTokenizer(vocab={word: row for row, word in enumerate([*WORDS, ".", "[unused1]"])})
-
-
-def whole_batch(data, epoch: int = 0):
-    return data.__getitems__(PlannedBatch(epoch, np.arange(len(data))))
 
 
 @pytest.fixture(scope="module")
@@ -237,154 +222,6 @@ def test_pairs_are_learned_beside_words(folder, tmp_path, unit):
     assert {"next_sentence_accuracy", "next_sentence_loss"} <= found.keys()
     model = load_word_model(tmp_path / "run/model")
     assert model.next_sentence is not None and model.backbone.encoder.pooler is not None
-
-
-def stories(count: int) -> list[str]:
-    """Documents of four sentences, each of one word alone, which tells the document."""
-    return [". ".join([f"w{number}"] * 4) + "." for number in range(count)]
-
-
-def test_a_pair_is_labelled_0_exactly_where_the_second_text_follows_the_first():
-    never = WordMaskingSettings(probability=0.0, mask_share=0.0, random_share=0.0)
-    data = masked_data(
-        stories(20), tokenizer(), never, max_length=16, next_sentence=True, seed=3
-    )  # every token stays visible
-    seen = set()
-    for epoch in range(3):
-        batch = whole_batch(data, epoch)
-        words = batch["input_ids"]
-        is_word = words >= WORDS.index("w0")
-        is_word &= words < len(WORDS)
-        second = batch["token_type_ids"] == 1
-        first_of = [row[mask].unique() for row, mask in zip(words, is_word & ~second, strict=True)]
-        second_of = [row[mask].unique() for row, mask in zip(words, is_word & second, strict=True)]
-        follows = torch.tensor([bool(a == b) for a, b in zip(first_of, second_of, strict=True)])
-        assert torch.equal(batch["next_sentence_labels"], (~follows).long())
-        seen |= set(batch["next_sentence_labels"].tolist())
-    assert seen == {0, 1}
-
-
-@pytest.mark.parametrize("next_sentence", [False, True])
-def test_accumulated_batches_equal_one_large_batch(next_sentence, tmp_path):
-    recorded = []
-    for name, budget, accumulation in (("one", 9999, 1), ("many", 55, 4)):
-        torch.manual_seed(0)
-        model = MaskedWordModel.build(
-            WordEncoderSettings(hidden_size=16, hidden_dropout=0.0),
-            vocab_size=len(tokenizer()),
-            next_sentence=next_sentence,
-        )
-        data = masked_data(
-            stories(20),
-            tokenizer(),
-            WordMaskingSettings(),
-            max_length=16,
-            next_sentence=next_sentence,
-            seed=0,
-        )
-        gradients = Gradients()
-        trainer = build_planned_trainer(
-            model,
-            data,
-            BatchSettings(token_budget=budget, max_padding=0.9),
-            TrainingSettings(
-                epochs=1, warmup=0, clip_norm=None, log_every_steps=1, accumulation=accumulation
-            ),
-            output_dir=tmp_path / name,
-            callbacks=[gradients],
-        )
-        assert len(trainer.get_train_dataloader()) == accumulation
-        trainer.train_or_resume()
-        recorded.append(gradients)
-    assert recorded[1].losses == pytest.approx(recorded[0].losses, rel=1e-5)
-    torch.testing.assert_close(recorded[1].of_steps, recorded[0].of_steps, rtol=1e-4, atol=1e-6)
-
-
-def test_every_line_of_a_long_file_is_read(tmp_path):
-    lines(tmp_path / "long.txt", [f"w{n % 20} good w{n % 7}" for n in range(6000)])
-    corpus = read_corpus(CorpusSettings(train=str(tmp_path / "long.txt"), dev_share=0))
-    data = masked_data(
-        corpus.train, tokenizer(), WordMaskingSettings(), max_length=8, next_sentence=False, seed=0
-    )
-    assert len(data) == 6000
-
-
-@pytest.mark.parametrize("next_sentence", [False, True])
-def test_masks_are_drawn_anew_each_epoch_and_never_put_special_tokens_there(next_sentence):
-    documents = [" . ".join([" ".join(WORDS[5 + n % 20 :])] * 2) for n in range(60)]
-    replaced = WordMaskingSettings(probability=0.5, mask_share=0.0, random_share=1.0)
-    data = masked_data(
-        documents, tokenizer(), replaced, max_length=32, next_sentence=next_sentence, seed=0
-    )
-    first, again, second = (whole_batch(data, epoch) for epoch in (0, 0, 1))
-    assert torch.equal(first["input_ids"], again["input_ids"])
-    assert first["labels"].shape != second["labels"].shape or not torch.equal(
-        first["labels"], second["labels"]
-    )
-    shown = first["input_ids"][first["labels"] != -100]
-    unused = tokenizer().convert_tokens_to_ids("[unused1]")
-    assert len(shown) > 200 and shown.min() >= 5 and unused not in shown
-
-
-def test_windows_of_a_long_text_hold_all_of_it():
-    words = [WORDS[5 + n % 22] for n in range(1000)]
-    data = masked_data(
-        [" ".join(words), "good"], tokenizer(), WordMaskingSettings(), max_length=32,
-        next_sentence=False, seed=0,
-    )  # fmt: skip
-    batch = whole_batch(data)
-    true = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
-    assert len(data) == 1 + -(-1000 // 30)
-    windows = [tokenizer().convert_ids_to_tokens(row[1:31]) for row in true[:-1].tolist()]
-    assert [word for window in windows[:-1] for word in window] + windows[-1][-10:] == words
-
-
-def test_documents_are_lines_or_what_stands_between_blank_lines():
-    assert documents_of("one\ntwo\r\nthree\n") == ["one", "two", "three"]
-    assert documents_of("\n\nfirst.\nsecond.\n \n\nthird.\n") == ["first.\nsecond.", "third."]
-    assert documents_of("a\u2028b") == ["a\u2028b"]
-
-
-def test_texts_come_from_any_file_any_columns_and_any_number_of_files(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    table = pd.DataFrame({"q": ["one", "two"], "a": ["three", ""], "label": [0, 1]})
-    table.to_csv(tmp_path / "part-1.csv", index=False)
-    table.to_parquet(tmp_path / "part-2.parquet")
-    columns = CorpusSettings(train="", text_columns=("q", "a"))
-    assert columns.read(str(tmp_path / "part-1.csv")) == ["one", "three", "two"]
-    assert columns.read(str(tmp_path / "part-*")) == ["one", "three", "two"] * 2
-    assert "2 empty ones" not in caplog.text and "1 empty ones" in caplog.text
-    (tmp_path / "glue.tsv").write_text('text\tlabel\nsay "no\t1\n')
-    assert CorpusSettings(quotes=False).read(str(tmp_path / "glue.tsv")) == ['say "no']
-    dev = CorpusSettings(train=str(tmp_path / "part-1.csv"), text_columns=("q",))
-    assert read_corpus(dev, least_held_out=1).dev in (["one"], ["two"])
-    with_dev = CorpusSettings(
-        train=str(tmp_path / "part-1.csv"),
-        dev=str(tmp_path / "part-2.parquet"),
-        text_columns=("q",),
-    )
-    assert list(read_corpus(with_dev).dev) == ["one", "two"]
-
-
-def test_what_is_held_out_is_never_trained_on_and_depends_on_the_seed_alone():
-    documents = [f"text {n % 50}" for n in range(80)]
-    parts = hold_out(documents, 0.2, seed=0)
-    assert sorted([*parts.train, *parts.dev]) == sorted(documents)
-    assert not set(parts.train) & set(parts.dev) and len(set(parts.dev)) == 10
-    assert hold_out(documents, 0.2, seed=0).dev == parts.dev != hold_out(documents, 0.2, seed=1).dev
-    assert len(hold_out(documents, 0.001, seed=0, least=2).dev) >= 2
-    with pytest.raises(DataError, match="of 3 different texts, 3 cannot be held out"):
-        hold_out(["one", "two", "three"], 0.9, seed=0)
-
-
-def test_each_setting_of_the_vocabulary_acts():
-    documents = ["Banana bandana banner", "band BAN"] * 2
-    plain = VocabularySettings(size=60).train(documents).get_vocab()
-    assert "banana" in plain
-    assert len(VocabularySettings(size=20).train(documents).get_vocab()) < len(plain)
-    assert "B" in VocabularySettings(size=60, lowercase=False).train(documents).get_vocab()
-    assert "banana" not in VocabularySettings(size=60, min_frequency=9).train(documents).get_vocab()
-    assert len(VocabularySettings(kind="bpe", size=300).train(documents).get_vocab()) > 256
 
 
 def test_a_report_escapes_what_comes_from_the_texts():

@@ -237,6 +237,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         build(tmp_path, epochs=2, layer_decay=0.5).train_or_resume()
     with pytest.raises(CheckpointError, match="with frozen_layers None, and now it is 0"):
         build(tmp_path, epochs=2, frozen_layers=0).train_or_resume()
+    with pytest.raises(CheckpointError, match="with sparse_rows None, and now it is False"):
+        build(tmp_path, epochs=2, sparse_rows=False).train_or_resume()
     with pytest.raises(CheckpointError, match="averaging none, and now it is ema from step 1"):
         build(tmp_path, epochs=2, averaging=AveragingSettings("ema")).train_or_resume()
     for name in ("learning_rate", "weight_decay"):  # the optimizer's state would overrule it
