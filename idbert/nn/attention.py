@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from idbert.nn.cpu_attention import cpu_attention, suits
+from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.relative import RelativeDistances, relative_scores, relative_values
 
@@ -82,6 +84,16 @@ class SelfAttention(nn.Module):
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
         dropout = self.dropout if self.training else 0.0
+        if self.is_fused and suits(query_BHLW, dropout):
+            attended_BHLW = cpu_attention(
+                query_BHLW,
+                key_BHLW,
+                value_BHLW,
+                context.visible,
+                is_causal=context.kernel_is_causal,
+                dropout=dropout,
+            )
+            return attended_BHLW.transpose(1, 2).flatten(2), None
         if self.is_fused:
             attended_BHLW = F.scaled_dot_product_attention(
                 query_BHLW,
@@ -156,7 +168,7 @@ def attend(
     """Return the values in the shares that the scores give them; arguments as `eager_attention`."""
     if visible is not None:
         scores_BHLL = scores_BHLL.masked_fill(~visible, torch.finfo(scores_BHLL.dtype).min)
-    shares_BHLL = F.dropout(scores_BHLL.softmax(dim=-1), dropout)
+    shares_BHLL = drop(scores_BHLL.softmax(dim=-1), dropout)
     attended_BHLW = shares_BHLL @ value_BHLW
     if distances is not None:
         attended_BHLW = attended_BHLW + relative_values(shares_BHLL, distances)

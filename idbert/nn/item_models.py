@@ -21,6 +21,7 @@ from idbert.nn.backbone import check_same_architecture
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings
+from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
 from idbert.nn.tied_scores import TiedScoresModel
 from idbert.rows import FIRST_ITEM
@@ -188,12 +189,13 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         was_training = self.training
         self.train(False)
         try:
-            for positions_B, batch in batches:
-                batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-                query_BD = self.head.transform(self._query_states(**batch))
-                rows_B = torch.from_numpy(positions_B).to(self.device)
-                users_UD[rows_B, :-1] = query_BD.float()
-                users_UD[rows_B, -1] = 1
+            with fast_products():
+                for positions_B, batch in batches:
+                    batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+                    query_BD = self.head.transform(self._query_states(**batch))
+                    rows_B = torch.from_numpy(positions_B).to(self.device)
+                    users_UD[rows_B, :-1] = query_BD.float()
+                    users_UD[rows_B, -1] = 1
         finally:
             self.train(was_training)
         return users_UD

@@ -6,6 +6,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from idbert.nn.attention import AttentionContext, SelfAttention
+from idbert.nn.dropout import Dropout
 from idbert.nn.encoder_config import EncoderConfig
 
 
@@ -110,7 +111,7 @@ class ResidualOutput(nn.Module):
     def __init__(self, config: EncoderConfig, input_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.LayerNorm = _layer_norm(config)
         self.is_pre_norm = config.norm == "pre"
 

@@ -12,6 +12,7 @@ from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_head import ItemHead
 from idbert.nn.losses.catalogue import LossSettings, build_loss
+from idbert.nn.products import padded_rows
 
 IGNORED = -100
 """The label of a position without a target."""
@@ -62,8 +63,9 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         """
         has_target_BL = labels_BL != IGNORED
         targets_M = labels_BL[has_target_BL]
+        hidden_MX = hidden_BLX[has_target_BL]
         summed: Tensor = self.loss(
-            self.head.transform(hidden_BLX[has_target_BL]),
+            self.head.transform(padded_rows(hidden_MX))[: len(hidden_MX)],
             self._embedding_VD,
             self.head.bias,
             targets_M,

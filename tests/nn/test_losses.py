@@ -49,7 +49,11 @@ def test_the_full_loss_is_the_summed_cross_entropy():
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 50, 1000])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_chunked_loss_has_the_full_ones_value_and_gradients(chunk_size, weighted):
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_chunked_loss_has_the_full_ones_value_and_gradients(
+    chunk_size, weighted, padded, monkeypatch
+):
+    monkeypatch.setattr("idbert.nn.products.products_are_fast", lambda: padded)
     hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem()
     arguments = (hidden_MD, weight_VD, bias_V, targets_M, weights_M if weighted else None)
 

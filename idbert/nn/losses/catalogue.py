@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from idbert.errors import ConfigError
 from idbert.nn.parts import NoOptions, read_options
+from idbert.nn.products import padded_rows
 from idbert.nn.registry import Registry
 
 DEFAULT_CHUNK = 1024
@@ -180,25 +181,29 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 bias_grad_V = torch.zeros_like(bias_V, dtype=wide)
             for start in range(0, len(targets_M), chunk_size):
                 chunk = slice(start, start + chunk_size)
-                chunk_MD = hidden_MD[chunk].to(product)
                 target_M1 = targets_M[chunk, None]
-                scores_MV = (chunk_MD @ narrow_VD.T).to(wide).add_(wide_bias_V)
-                log_total_M1 = scores_MV.logsumexp(1, keepdim=True)
-                loss_M1 = log_total_M1 - scores_MV.gather(1, target_M1)
+                count = len(target_M1)
+                chunk_PD = padded_rows(hidden_MD[chunk]).to(product)
+                scores_PV = (chunk_PD @ narrow_VD.T).to(wide).add_(wide_bias_V)
+                of_target_M1 = scores_PV[:count].gather(1, target_M1)
+                # softmax in place: the scores become their exponentials, then the gradient
+                largest_P1 = scores_PV.amax(1, keepdim=True)
+                total_P1 = scores_PV.sub_(largest_P1).exp_().sum(1, keepdim=True)
+                loss_M1 = (total_P1.log() + largest_P1)[:count] - of_target_M1
+                weight_M1 = torch.ones_like(loss_M1)
                 if weights_M is not None:
                     weight_M1 = weights_M[chunk, None].to(wide)
-                    loss_M1 = loss_M1 * weight_M1
-                loss += loss_M1.sum()
+                loss += (loss_M1 * weight_M1).sum()
                 if with_gradients:
-                    # d loss / d scores = weight * (softmax - one at the target), in place
-                    grad_MV = scores_MV.sub_(log_total_M1).exp_()
-                    grad_MV.scatter_add_(1, target_M1, torch.full_like(loss_M1, -1))
-                    if weights_M is not None:
-                        grad_MV.mul_(weight_M1)
-                    bias_grad_V += grad_MV.sum(0)
-                    narrow_MV = grad_MV.to(product)
-                    hidden_grad_MD[chunk] = narrow_MV @ narrow_VD
-                    weight_grad_VD += narrow_MV.T @ chunk_MD
+                    # d loss / d scores = weight * (softmax - one at the target)
+                    scale_P1 = torch.zeros_like(total_P1)
+                    scale_P1[:count] = weight_M1 / total_P1[:count]
+                    grad_PV = scores_PV.mul_(scale_P1)
+                    grad_PV[:count].scatter_add_(1, target_M1, -weight_M1)
+                    bias_grad_V += grad_PV.sum(0)
+                    narrow_PV = grad_PV.to(product)
+                    hidden_grad_MD[chunk] = (narrow_PV @ narrow_VD)[:count]
+                    weight_grad_VD += narrow_PV.T @ chunk_PD
         if with_gradients:
             ctx.save_for_backward(
                 hidden_grad_MD, weight_grad_VD.to(weight_VD.dtype), bias_grad_V.to(bias_V.dtype)

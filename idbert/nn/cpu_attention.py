@@ -1,0 +1,178 @@
+"""Attention on a CPU by a few large products, with cheap dropout.
+
+torch's fused attention on a CPU multiplies small blocks, and with dropout it gives way to plain
+operations that keep three [B, H, L, L] tensors and draw a float for each share. Here the shares of
+some heads at a time are computed by batched products; in training the shares, and the factors of
+dropout where there is any, are kept for the backward pass while they are small, and computed and
+drawn once more where they are not.
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from idbert.nn.dropout import dropout_factors
+from idbert.nn.products import products_are_fast
+
+NUM_AT_ONCE = 2**20
+"""Scores computed at a time: 4 MiB of float32, which a processor's caches about hold."""
+
+NUM_KEPT = 2**24
+"""Scores of a layer whose shares are kept for the backward pass: 64 MiB of float32."""
+
+
+def suits(query: Tensor, probability: float) -> bool:
+    """Say whether `cpu_attention` is faster here than torch's fused attention."""
+    if query.device.type != "cpu":
+        return False
+    return probability > 0 or (query.dtype == torch.float32 and products_are_fast())
+
+
+def cpu_attention(
+    query_BHLW: Float[Tensor, "B H L W"],
+    key_BHLW: Float[Tensor, "B H L W"],
+    value_BHLW: Float[Tensor, "B H L W"],
+    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    *,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H L W"]:
+    """Compute o_i = sum_j dropout(softmax_j(q_i . k_j / sqrt(W))) v_j.
+
+    Args:
+        query_BHLW: Queries of each head.
+        key_BHLW: Keys of each head.
+        value_BHLW: Values of each head.
+        visible: True where a query may look at a key; None for everywhere. A query that may look
+            nowhere gets the mean of all values.
+        is_causal: Whether later keys are hidden too.
+        dropout: Probability with which a share is set to zero.
+    """
+    length = query_BHLW.shape[2]
+    if is_causal:
+        not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+        visible = not_later if visible is None else visible & not_later
+    attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
+        query_BHLW, key_BHLW, value_BHLW, visible, dropout
+    )
+    return attended
+
+
+class _CpuAttention(torch.autograd.Function):
+    """See `cpu_attention`. N = B * H heads are one batch of products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_BHLW: Tensor,
+        key_BHLW: Tensor,
+        value_BHLW: Tensor,
+        visible: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        query, key, value = (_heads(tensor) for tensor in (query_BHLW, key_BHLW, value_BHLW))
+        num_heads, length, _ = query.shape
+        needs_gradients = any(ctx.needs_input_grad)
+        keeps = needs_gradients and num_heads * length**2 <= NUM_KEPT
+        source = _Shares(query_BHLW.shape, visible, dropout, is_drawn_again=not keeps)
+        attended = torch.empty_like(value)
+        kept: list[Tensor] = []
+        with torch.autocast("cpu", enabled=False):
+            for heads, shares, factors in source.each(query, key):
+                weights = shares if factors is None else shares * factors
+                torch.bmm(weights, value[heads], out=attended[heads])
+                if keeps:
+                    kept += [shares] if factors is None else [shares, factors]
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.source = source
+        return attended.view(value_BHLW.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BHLW: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *kept = ctx.saved_tensors
+        gradient = _heads(gradient_BHLW)
+        of_query, of_key, of_value = (torch.empty_like(tensor) for tensor in (query, key, value))
+        each = ctx.source.of(kept) if kept else ctx.source.each(query, key)
+        for heads, shares, factors in each:
+            weights = shares if factors is None else shares * factors
+            torch.bmm(weights.transpose(1, 2), gradient[heads], out=of_value[heads])
+            of_shares = torch.bmm(gradient[heads], value[heads].transpose(1, 2))
+            if factors is not None:
+                of_shares.mul_(factors)
+            of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+            of_scores.mul_(ctx.source.scale)
+            torch.bmm(of_scores, key[heads], out=of_query[heads])
+            torch.bmm(of_scores.transpose(1, 2), query[heads], out=of_key[heads])
+        gradients = (of_query, of_key, of_value)
+        sequences_and_heads = gradient_BHLW.shape[:2]
+        return (*(of.view(*sequences_and_heads, *of.shape[1:]) for of in gradients), None, None)
+
+
+class _Shares:
+    """The shares of some heads at a time, and the factors of dropout on them.
+
+    Args:
+        shape: B, H, L, W.
+        visible: As in `cpu_attention`.
+        dropout: The probability.
+        is_drawn_again: Whether `each` must draw the same factors whenever it is called.
+    """
+
+    def __init__(
+        self, shape: torch.Size, visible: Tensor | None, dropout: float, *, is_drawn_again: bool
+    ) -> None:
+        self.shape, self.scale = shape, shape[-1] ** -0.5
+        self._visible, self._dropout = visible, dropout
+        draws_apart = dropout > 0 and is_drawn_again
+        self._seed = int(torch.randint(2**62, ())) if draws_apart else None
+
+    def each(self, query: Tensor, key: Tensor) -> Iterator["_Part"]:
+        """Compute the shares [n, L, L], and draw the factors."""
+        generator = None if self._seed is None else torch.Generator().manual_seed(self._seed)
+        # Adding takes a tenth of the time of filling in.
+        hidden = None
+        if self._visible is not None:
+            lowest = torch.finfo(query.dtype).min
+            hidden = torch.zeros(self._visible.shape, dtype=query.dtype)
+            hidden = hidden.masked_fill_(~self._visible, lowest)[:, 0]
+        for heads in self._chunks():
+            scores = torch.bmm(query[heads] * self.scale, key[heads].transpose(1, 2))
+            if hidden is not None:
+                scores += hidden[self._sequences(heads)] if len(hidden) > 1 else hidden
+            shares = scores.softmax(-1)
+            factors = (
+                dropout_factors(shares.shape, self._dropout, shares.dtype, generator)
+                if self._dropout
+                else None
+            )
+            yield heads, shares, factors
+
+    def of(self, kept: list[Tensor]) -> Iterator["_Part"]:
+        """Return what `each` has returned, out of a list of its tensors."""
+        remaining = iter(kept)
+        for heads in self._chunks():
+            yield heads, next(remaining), next(remaining) if self._dropout else None
+
+    def _chunks(self) -> Iterator[slice]:
+        num_sequences, heads, length, _ = self.shape
+        step = max(1, NUM_AT_ONCE // max(1, length**2))
+        for start in range(0, num_sequences * heads, step):
+            yield slice(start, min(start + step, num_sequences * heads))
+
+    def _sequences(self, heads: slice) -> Tensor:
+        """Return which sequence each of these heads reads."""
+        return torch.arange(heads.start, heads.stop) // self.shape[1]
+
+
+_Part: TypeAlias = tuple[slice, Tensor, Tensor | None]
+"""Which heads, their shares, their factors."""
+
+
+def _heads(tensor_BHLW: Tensor) -> Tensor:
+    """Return [N, L, W], contiguous."""
+    return tensor_BHLW.flatten(0, 1).contiguous()

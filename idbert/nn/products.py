@@ -1,0 +1,110 @@
+"""Products of float32 matrices at the processor's full width.
+
+torch multiplies float32 on a CPU by MKL, which on AMD's processors uses half the width of their
+AVX-512 registers. oneDNN, which torch brings along too, uses all of it. torch takes oneDNN for
+float32 only where it may round to bfloat16 on the way, which oneDNN does on processors with matrix
+tiles (AMX) alone; whether it does so here is tried out, and then it is not used.
+"""
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+_AMD = "AuthenticAMD"
+_CACHE, _CACHE_SIZE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192"
+"""Sizes of products that oneDNN remembers; its own 1,024 are about those of one training."""
+_NAME = "fp32_precision"
+_MULTIPLE = 16
+_EXACT = 1e-5
+"""Largest error of a product of 256 random terms, beside the largest product; bfloat16's is
+0.004."""
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Let products of float32 matrices on the CPU run by oneDNN, where that is faster.
+
+    Only the order of sums changes. torch's fused attention is slower meanwhile, since it is made of
+    many small products: use `idbert.nn.cpu_attention` inside. A product of a size that has not been
+    met before costs one or two milliseconds, once.
+    """
+    if not onednn_is_faster():
+        yield
+        return
+    previous = _precision()
+    _set_precision("bf16")
+    try:
+        yield
+    finally:
+        _set_precision(previous)
+
+
+def padded_rows(rows_MD: Float[Tensor, "M D"]) -> Float[Tensor, "_ D"]:
+    """Inside `fast_products`, add rows of zeros up to a multiple of 16.
+
+    For a number of rows that is another in every batch: each new one would cost more time than the
+    rows that are added.
+    """
+    missing = -len(rows_MD) % _MULTIPLE if products_are_fast() else 0
+    return F.pad(rows_MD, (0, 0, 0, missing)) if missing else rows_MD
+
+
+def products_are_fast() -> bool:
+    """Say whether the caller is inside `fast_products`, and it acts on this machine."""
+    return onednn_is_faster() and _precision() == "bf16"
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Say whether oneDNN multiplies float32 faster than MKL here, and as exactly.
+
+    It is decided by the kind of processor, not by the clock: a run that is resumed must compute as
+    it did.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if _AMD not in _processor() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    os.environ.setdefault(_CACHE, _CACHE_SIZE)  # read when oneDNN is first used
+    return _is_exact()
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def _is_exact() -> bool:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 256, 256, generator=generator)
+    truth = left.double() @ right.double()
+    previous = _precision()
+    try:
+        _set_precision("bf16")
+        error = (left @ right - truth).abs().max() / truth.abs().max()
+    except (AttributeError, RuntimeError, ValueError):  # a torch that has no such setting
+        return False
+    finally:
+        _set_precision(previous)
+    return bool(error < _EXACT)
+
+
+def _precision() -> str:
+    return str(getattr(_setting(), _NAME, "none"))
+
+
+def _set_precision(precision: str) -> None:
+    if precision != _precision():
+        setattr(_setting(), _NAME, precision)
+
+
+def _setting() -> Any:
+    return getattr(torch.backends.mkldnn, "matmul", None)

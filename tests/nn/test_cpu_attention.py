@@ -1,0 +1,105 @@
+"""Attention by batched products beside torch's fused attention and its gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from idbert.nn import cpu_attention as subject
+from idbert.nn.cpu_attention import cpu_attention
+from idbert.nn.products import fast_products
+
+MASKS = ("none", "padding", "causal", "causal and padding")
+
+
+def inputs(dtype=torch.float32, shape=(3, 2, 9, 4)):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
+
+
+def mask_of(name, num_sequences=3, length=9):
+    """Return where may be looked, and whether later keys are hidden too."""
+    real = torch.arange(length) < torch.tensor([length, 5, 1])[:num_sequences, None]
+    return real[:, None, None, :] if "padding" in name else None, "causal" in name
+
+
+def fused(query, key, value, visible, is_causal):
+    length = query.shape[2]
+    if is_causal:
+        not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+        visible = not_later if visible is None else visible & not_later
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+@pytest.fixture(params=["kept, whole", "kept, head by head", "computed again"])
+def limits(request, monkeypatch):
+    """Let the heads be computed at once or one by one, and the shares kept or not."""
+    if request.param != "kept, whole":
+        monkeypatch.setattr(subject, "NUM_AT_ONCE", 81 if "head" in request.param else 3 * 81)
+    if request.param == "computed again":
+        monkeypatch.setattr(subject, "NUM_KEPT", 0)
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("mask", MASKS)
+def test_it_is_torch_s_attention_and_so_are_its_gradients(mask):
+    visible, is_causal = mask_of(mask)
+    results = []
+    for attention in (
+        lambda *tensors: cpu_attention(*tensors, visible, is_causal=is_causal),
+        lambda *tensors: fused(*tensors, visible, is_causal),
+    ):
+        tensors = inputs()
+        attended = attention(*tensors)
+        (attended * torch.arange(9.0)[:, None]).sum().backward()
+        results.append([attended, *(tensor.grad for tensor in tensors)])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.usefixtures("limits")
+def test_the_backward_pass_meets_the_dropout_of_the_forward_pass():
+    visible, _ = mask_of("padding")
+
+    def drawn(*tensors):
+        torch.manual_seed(3)
+        return cpu_attention(*tensors, visible, dropout=0.4)
+
+    assert torch.autograd.gradcheck(drawn, inputs(torch.float64))
+
+
+@pytest.mark.usefixtures("limits")
+def test_dropout_drops_shares_and_keeps_the_mean():
+    query, key, _ = inputs(shape=(3, 2, 9, 9))
+    value = torch.eye(9).expand(3, 2, 9, 9)  # what is attended to are the shares themselves
+    shares = cpu_attention(query, key, value)
+    torch.manual_seed(0)
+    draws = torch.stack([cpu_attention(query, key, value, dropout=0.3) for _ in range(2000)])
+    assert abs((draws == 0).float().mean() - 0.3) < 0.003
+    assert torch.allclose(draws.mean(0), shares, atol=0.06)
+
+
+def test_a_query_that_may_look_nowhere_gets_the_mean_of_all_values():
+    query, key, value = inputs()
+    visible = torch.ones(3, 1, 1, 9, dtype=torch.bool)
+    visible[1] = False
+    attended = cpu_attention(query, key, value, visible)
+    mean = value[1].mean(1, keepdim=True).expand(-1, 9, -1)
+    assert torch.allclose(attended[1], mean, atol=1e-6)
+
+
+def test_bfloat16_is_kept():
+    query, key, value = inputs(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        attended = cpu_attention(query, key, value, dropout=0.1)
+    attended.sum().backward()
+    assert attended.dtype == query.grad.dtype == torch.bfloat16
+
+
+def test_it_is_taken_where_it_is_faster_alone():
+    query = torch.zeros(1, 1, 2, 2)
+    assert subject.suits(query, 0.1)
+    assert not subject.suits(query, 0.0)
+    assert not subject.suits(query.to("meta"), 0.1)
+    with fast_products():
+        assert subject.suits(query, 0.0) is subject.products_are_fast()
+        assert not subject.suits(query.bfloat16(), 0.0)

@@ -1,0 +1,61 @@
+"""Products of float32 matrices by another library: as exact, and only where they are asked for."""
+
+import pytest
+import torch
+
+from idbert.nn import products
+from idbert.nn.products import fast_products, onednn_is_faster, padded_rows, products_are_fast
+
+
+@pytest.fixture
+def on_any_processor(monkeypatch):
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+
+
+def test_they_are_as_exact_where_they_are_used():
+    left, right = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(1))
+    truth = left.double() @ right.double()
+    with fast_products():
+        error = (left @ right - truth).abs().max() / truth.abs().max()
+    assert error < 1e-5
+
+
+@pytest.mark.usefixtures("on_any_processor")
+def test_they_are_used_inside_the_block_alone():
+    assert not products_are_fast()
+    with fast_products():
+        assert products_are_fast()
+        with fast_products():
+            assert products_are_fast()
+        assert products_are_fast()
+    assert not products_are_fast()
+
+
+@pytest.mark.usefixtures("on_any_processor")
+def test_an_error_ends_the_block_too():
+    with pytest.raises(KeyError), fast_products():
+        raise KeyError
+    assert not products_are_fast()
+
+
+@pytest.mark.parametrize("missing", ["vendor", "width", "exactness"])
+def test_a_processor_of_another_kind_is_left_alone(monkeypatch, missing):
+    names = {"vendor": "GenuineIntel" if missing == "vendor" else "AuthenticAMD"}
+    width = "AVX2" if missing == "width" else "AVX512"
+    monkeypatch.setattr(products, "_processor", lambda: names["vendor"])
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
+    monkeypatch.setattr(products, "_is_exact", lambda: missing != "exactness")
+    assert not onednn_is_faster.__wrapped__()
+
+
+@pytest.mark.usefixtures("on_any_processor")
+def test_rows_are_added_up_to_a_multiple_inside_the_block():
+    rows = torch.ones(17, 3)
+    assert padded_rows(rows) is rows
+    with fast_products():
+        padded = padded_rows(rows)
+        assert padded_rows(torch.ones(32, 3)).shape == (32, 3)
+        assert padded_rows(torch.ones(0, 3)).shape == (0, 3)
+    assert padded.shape == (32, 3)
+    assert torch.equal(padded[:17], rows)
+    assert padded[17:].sum() == 0
