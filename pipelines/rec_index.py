@@ -1,14 +1,22 @@
 """python -m pipelines.rec_index: the vectors of a run in a FAISS index."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from idbert.errors import ConfigError, IdbertError
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import load_item_model
 from idbert.retrieval.index import VectorIndex
+from idbert.retrieval.index_choice import AUTO, ChoiceSettings, choose_index
 from idbert.retrieval.recommender import Recommender
 from idbert.rows import FIRST_ITEM
 from idbert.run_dir import RunDir
-from pipelines.cli import naming_plugins_of, run_command, stage
+from idbert.tables import USER
+from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import STAGES, log_settings_of, read_log
 
 USER_INDEX = "user_index"
@@ -22,10 +30,20 @@ class RecIndexSettings:
     run: str = "runs/rec_finetune"
     """The finished run; the index becomes its folder `index`."""
     factory: str = "Flat"
-    """A FAISS factory string: Flat is exact; HNSW32, IVF1024,Flat, HNSW32,SQ8, ... trade recall for
-    speed or memory."""
+    """A FAISS factory string: Flat is exact; HNSW32, IVF1024,SQfp16, IVF1024,SQ8, ... trade recall
+    for speed or memory. Or auto: chosen by the number of vectors and the recall that is measured
+    with users of the log; what was measured is in the index's folder, with a chart."""
+    auto: ChoiceSettings = field(default_factory=ChoiceSettings)
+    """What an index must find that is chosen by factory=auto"""
     users: bool = False
     """Whether the vectors of the log's users are indexed too, as the folder `user_index`."""
+
+    def __post_init__(self) -> None:
+        if self.factory != AUTO and self.auto != ChoiceSettings():
+            raise ConfigError(
+                f"the settings of --auto choose an index, and factory={self.factory} is chosen. "
+                "Give --factory=auto, or leave them out."
+            )
 
 
 def main(config: RecIndexSettings) -> None:
@@ -39,19 +57,46 @@ def main(config: RecIndexSettings) -> None:
         vectors_VD = load_item_model(run.model).item_vectors().numpy()
     with stage("index the items"):
         items = Vocabulary.load(run.path).ids
-        index = VectorIndex.build(vectors_VD[FIRST_ITEM:], items, factory=config.factory)
+        index = _built(config, vectors_VD[FIRST_ITEM:], items, run)
         index.save(run.index, run.model_sha256)
     if config.users:
         with stage("index the users"):
-            _index_users(run, config.factory)
+            users, vectors_UD = _user_vectors(run)
+            _built(config, vectors_UD, users).save(run.path / USER_INDEX, run.model_sha256)
 
 
-def _index_users(run: RunDir, factory: str) -> None:
-    """Index one vector a user, made of the user's whole log."""
+def _built(
+    config: RecIndexSettings, vectors_ND: np.ndarray, ids: pa.Array, asking: RunDir | None = None
+) -> VectorIndex:
+    """Build the index; where one is to be chosen, by queries of a run's users if it is given."""
+    if config.factory != AUTO:
+        return VectorIndex.build(vectors_ND, ids, factory=config.factory)
+    queries: dict[str, Any] = {}
+    if asking is not None and len(vectors_ND) >= config.auto.exact_below:
+        queries = _queries(asking, config.auto)
+    return choose_index(vectors_ND, ids, config.auto, **queries)
+
+
+def _queries(run: RunDir, settings: ChoiceSettings) -> dict[str, Any]:
+    """Return the vectors of some users of the run's log; nothing if it cannot be read any more."""
+    try:
+        vectors_QD = _user_vectors(run, settings.queries, settings.seed)[1]
+    except IdbertError as error:
+        logger.warning("recall will be measured with items in place of users: %s", error)
+        return {}
+    return {"queries_QD": vectors_QD, "queries_are": "users"}
+
+
+def _user_vectors(
+    run: RunDir, sample: int | None = None, seed: int = 0
+) -> tuple[pa.Array, np.ndarray]:
+    """Return the users of the run's log, or so many of them, and one vector each."""
     log = read_log(log_settings_of(run).data)
-    users, vectors_UD = Recommender.load(run.path, index=False).user_vectors(log)
-    index = VectorIndex.build(vectors_UD, users, factory=factory)
-    index.save(run.path / USER_INDEX, run.model_sha256)
+    if sample is not None:
+        users = log.column(USER).unique()
+        drawn = np.random.default_rng(seed).permutation(len(users))[:sample]
+        log = log.filter(pc.is_in(log.column(USER), value_set=users.take(pa.array(drawn))))
+    return Recommender.load(run.path, index=False).user_vectors(log)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idbert.errors import ConfigError, DataError
-from idbert.files import written_aside
 from idbert.inputs.interactions import read_interactions
-from idbert.retrieval.recommender import Recommender
+from idbert.retrieval.exact import TablePrecision
+from idbert.retrieval.index_device import IndexDevice
+from idbert.retrieval.index_settings import SearchSettings
+from idbert.retrieval.recommendation_batches import FORMATS
+from idbert.retrieval.recommender import USERS_AT_ONCE, Recommender
 from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
@@ -51,12 +54,29 @@ class RecRecommendSettings:
     """Which kind of event to predict (buy, say); only for masked-item models of a log with
     behaviours. Default: the most frequent one."""
     output: str | None = None
-    """A .csv or .parquet file for the table of user_id, rank, item_id, score; default: print it."""
+    """A .csv or .parquet file for the table of user_id, rank, item_id, score, written while it is
+    made; default: print it."""
+    index: bool | None = None
+    """Whether the run's index is searched. Default: if there is one."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    """How thoroughly an approximate index is searched"""
+    mapped: bool = False
+    """Whether the index stays on disk and only what is needed of it is read; its digest is then not
+    checked, only its size."""
+    index_device: IndexDevice = "cpu"
+    """Where the index is searched: cpu, or cuda (a Flat or IVF index, with faiss-gpu)."""
+    table_precision: TablePrecision = "float32"
+    """In which numbers items are kept where no index is searched. bfloat16 takes half the memory
+    and changes a few recommendations."""
+    users_at_once: int = USERS_AT_ONCE
+    """Users that are encoded, searched for and written together."""
 
     def __post_init__(self) -> None:
         if self.items is not None and (self.histories is not None or self.users is not None):
             raise ConfigError("items is a history of its own: leave histories and users out.")
-        if self.output is not None and Path(self.output).suffix not in (".csv", ".parquet"):
+        if self.users_at_once < 1:
+            raise ConfigError(f"users_at_once is {self.users_at_once}; it must be at least 1.")
+        if self.output is not None and Path(self.output).suffix not in FORMATS:
             raise ConfigError(f"output is {self.output}; it must end in .csv or .parquet.")
 
 
@@ -68,7 +88,14 @@ def main(config: RecRecommendSettings) -> None:
     """
     run = RunDir.open(config.run, STAGES)
     with naming_plugins_of(run):
-        recommender = Recommender.load(run.path)
+        recommender = Recommender.load(
+            run.path,
+            index=config.index,
+            mapped=config.mapped,
+            index_device=config.index_device,
+            search=config.search,
+            table_precision=config.table_precision,
+        )
     item_type = recommender.vocabulary.ids.type
     histories: Interactions | list[list[Any]]
     if config.items is not None:
@@ -76,18 +103,21 @@ def main(config: RecRecommendSettings) -> None:
     else:
         histories = _histories(run, config, item_type)
     with stage("recommend"):
-        table = recommender.recommend(
+        batches = recommender.recommend_batches(
             histories,
             config.k,
             filter_seen=config.filter_seen,
             allow=None if config.allow is None else _ids(config.allow, item_type, "allow"),
             deny=None if config.deny is None else _ids(config.deny, item_type, "deny"),
             behaviour=config.behaviour,
+            users_at_once=config.users_at_once,
         )
-    if config.output is not None:
-        _write(table, Path(config.output))
-    else:
-        _print(table, histories, read_titles(log_settings_of(run).data, item_type))
+        if config.output is not None:
+            count = batches.write(config.output, progress=True)
+            logger.info("%d recommendations in %s", count, config.output)
+            return
+        table = pa.Table.from_batches(list(batches), batches.schema).to_pandas()
+    _print(table, histories, read_titles(log_settings_of(run).data, item_type))
 
 
 def _histories(run: RunDir, config: RecRecommendSettings, item_type: pa.DataType) -> Interactions:
@@ -136,15 +166,6 @@ def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
     if not all(re.fullmatch(r"0|-?[1-9]\d*", entry) and abs(int(entry)) < 2**63 for entry in ids):
         raise ConfigError(f"{setting} is '{text}', but the log's ids are integers.")
     return [int(entry) for entry in ids]
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    with written_aside(path) as aside:
-        if path.suffix == ".csv":
-            table.to_csv(aside, index=False)
-        else:
-            table.to_parquet(aside, index=False)
-    logger.info("%d recommendations in %s", len(table), path)
 
 
 def _print(

@@ -67,6 +67,18 @@ class Histories:
         offsets = np.append(self.offsets[:-1][kept], self.offsets[-1:])
         return replace(self, keys=self.keys.filter(pa.array(kept)), offsets=offsets)
 
+    def part(self, start: int, stop: int) -> "Histories":
+        """Return the histories from `start` to before `stop`, as views."""
+        bounds = self.offsets[start : stop + 1]
+        events = slice(bounds[0], bounds[-1])
+        return replace(
+            self,
+            keys=self.keys.slice(start, stop - start),
+            rows_T=self.rows_T[events],
+            offsets=bounds - bounds[0],
+            behaviours_T=None if self.behaviours_T is None else self.behaviours_T[events],
+        )
+
     def sequences(self) -> Sequences:
         """Return them as sequences, to be made into batches."""
         return Sequences(

@@ -3,10 +3,9 @@
 The only file that imports FAISS. Vectors are ranked by inner product; normalise them for cosine.
 """
 
-import json
 import logging
-import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,15 +18,19 @@ from jaxtyping import Bool, Float32, Int64
 from idbert.errors import CheckpointError, ConfigError, DataError, ShapeError
 from idbert.files import digest_of, verify, written_aside
 from idbert.retrieval.extras import check_faiss_distributions, missing_faiss
+from idbert.retrieval.index_device import IndexDevice, on_device
+from idbert.retrieval.index_manifest import MANIFEST, read_manifest, verify_size, write_manifest
+from idbert.retrieval.index_recall import RecallCurve, recall_chart
 from idbert.retrieval.index_settings import SearchSettings, factory_error, search_parameters
-from idbert.retrieval.vectors import completed
+from idbert.retrieval.vectors import GRAPHS, stored_form, stored_width
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-_MANIFEST, _INDEX, _IDS = "manifest.json", "index.faiss", "ids.parquet"
-_GRAPHS = re.compile(r"HNSW|NSG")
+_INDEX, _IDS = "index.faiss", "ids.parquet"
+RECALL_CHART = "recall.svg"
+"""Inside the folder of an index whose recall was measured."""
 _QUERIES_AT_ONCE = 1024
+_POINTS_A_CELL, _ROUNDS = 64, 10
 
 
 class VectorIndex:
@@ -39,6 +42,8 @@ class VectorIndex:
         ids: external ids, string or int64, in the order of the rows.
         factory: the FAISS factory string that the index was built by.
         dimension: D, components of a vector.
+        defaults: how thoroughly it is searched where a search does not say.
+        recall: what was measured when these defaults were chosen; None: nothing was.
     """
 
     def __init__(self, index: Any, ids: pa.Array, factory: str, dimension: int) -> None:
@@ -46,6 +51,8 @@ class VectorIndex:
         self.ids = ids
         self.factory = factory
         self.dimension = dimension
+        self.defaults = SearchSettings()
+        self.recall: RecallCurve | None = None
 
     def __len__(self) -> int:
         """Return N, the number of vectors."""
@@ -80,9 +87,9 @@ class VectorIndex:
         Args:
             vectors_ND: one vector a row.
             ids: N external ids, string or int64.
-            factory: a FAISS factory string: "Flat" is exact and best to about 100,000 vectors;
-                "HNSW32", "IVF1024,Flat", "HNSW32,SQ8", "Pad72,PQ36x4fs,RFlat" are some that trade
-                recall for time or memory.
+            factory: a FAISS factory string: "Flat" is exact and best to about 50,000 vectors;
+                "HNSW32", "IVF1024,SQfp16", "IVF1024,SQ8", "Pad72,PQ36x4fs,RFlat" are some that
+                trade recall for time or memory. `index_choice.choose_index` chooses one.
 
         Raises:
             ConfigError: the factory string is unknown, cannot rank by inner product, does not fit
@@ -94,12 +101,12 @@ class VectorIndex:
         faiss = _faiss()
         _check_vectors(vectors_ND, ids)
         started = time.perf_counter()
-        stored_ND = completed(vectors_ND) if _GRAPHS.search(factory) else vectors_ND
-        stored_ND = np.ascontiguousarray(stored_ND)
+        stored_ND = stored_form(vectors_ND, factory)
         try:
             index = faiss.index_factory(stored_ND.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
             inner_product = index.metric_type == faiss.METRIC_INNER_PRODUCT
             if inner_product:
+                _limit_training(faiss, index)
                 index.train(stored_ND)
                 index.add(stored_ND)
         except RuntimeError as error:
@@ -116,6 +123,8 @@ class VectorIndex:
     def save(self, folder: str | Path, model_sha256: str) -> None:
         """Write index, ids and manifest as a folder, whole or not at all.
 
+        Where the recall was measured, a chart of it is there too.
+
         Args:
             folder: replaced if it exists.
             model_sha256: digest of the weights that the vectors were made by.
@@ -128,20 +137,30 @@ class VectorIndex:
             aside.mkdir()
             faiss.write_index(self._index, str(aside / _INDEX))
             pq.write_table(pa.table({"id": self.ids}), aside / _IDS)
-            manifest = {
-                "format": FORMAT,
+            manifest: dict[str, Any] = {
                 "factory": self.factory,
                 "type": type(faiss.downcast_index(self._index)).__name__,
                 "metric": "inner_product",
                 "dimension": self.dimension,
                 "count": len(self),
                 "model_sha256": model_sha256,
+                "search": asdict(self.defaults),
+                "recall": None if self.recall is None else asdict(self.recall),
                 "files": {name: digest_of(aside / name) for name in (_INDEX, _IDS)},
             }
-            (aside / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            write_manifest(aside, manifest)
+            if self.recall is not None:
+                (aside / RECALL_CHART).write_text(recall_chart(self.recall), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, model_sha256: str | None = None) -> "VectorIndex":
+    def load(
+        cls,
+        folder: str | Path,
+        model_sha256: str | None = None,
+        *,
+        mapped: bool = False,
+        device: IndexDevice = "cpu",
+    ) -> "VectorIndex":
         """Open what `save` wrote; nothing is read before the manifest's digests are checked.
 
         The digests find damage. They do not make a stranger's index safe: FAISS is known to crash
@@ -150,38 +169,59 @@ class VectorIndex:
         Args:
             folder: the index's folder.
             model_sha256: the weights that the index must belong to; None: any.
+            mapped: whether the index stays on disk, and a page of it is read when a search first
+                needs it; processes on one machine then share one copy. Of the index's file only the
+                size is checked, since its digest would read all of it. The file must stay as it is
+                while it is open; to build the index again is safe, for that writes another file.
+            device: where it is searched.
 
         Raises:
             CheckpointError: there is no index, it is damaged, of another format, or of another
                 model.
-            MissingExtraError: FAISS is not installed, or twice.
+            ConfigError: it cannot be searched on that device, or a mapped one not on a GPU.
+            MissingExtraError: FAISS is not installed, or twice, or without its GPU part.
         """
+        if mapped and device != "cpu":
+            raise ConfigError(
+                f"a mapped index stays on disk, and index_device={device} copies it. Leave one of "
+                "them out."
+            )
         faiss = _faiss()
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if model_sha256 is not None and manifest["model_sha256"] != model_sha256:
             raise CheckpointError(
                 f"{folder} is the index of another model ({manifest['model_sha256'][:12]}..., not "
                 f"{model_sha256[:12]}...). Build it again for this one."
             )
         for name in (_INDEX, _IDS):
-            verify(folder / name, manifest["files"][name])
+            if mapped and name == _INDEX:
+                verify_size(folder / name, manifest["files"][name]["size"])
+            else:
+                verify(folder / name, manifest["files"][name])
         try:
-            index = faiss.read_index(str(folder / _INDEX))
+            flags = (faiss.IO_FLAG_MMAP_IFC,) if mapped else ()
+            index = faiss.read_index(str(folder / _INDEX), *flags)
             ids = pq.read_table(folder / _IDS).column("id").combine_chunks()
         except (RuntimeError, OSError, KeyError, pa.ArrowInvalid) as error:
             raise CheckpointError(f"{folder} cannot be read: {error}") from error
-        dimension, count = manifest["dimension"], manifest["count"]
-        stored = dimension + bool(_GRAPHS.search(manifest["factory"]))
+        dimension, count, factory = (manifest[name] for name in ("dimension", "count", "factory"))
         # FAISS may read a type back as a subclass of the one that was written.
         types = [kind.__name__ for kind in type(faiss.downcast_index(index)).__mro__]
-        found = (index.d, index.ntotal, len(ids))
-        if manifest["type"] not in types or found != (stored, count, count):
+        # Before vectors were filled up, an index kept them as wide as they were, or completed.
+        widths = {stored_width(factory, dimension), dimension + bool(GRAPHS.search(factory))}
+        is_as_said = manifest["type"] in types and index.d in widths
+        if not is_as_said or (index.ntotal, len(ids)) != (count, count):
             raise CheckpointError(
-                f"{folder} does not hold what its {_MANIFEST} says: found {types[0]} of "
-                f"{found[1]} vectors and {found[2]} ids with {found[0]} components. Build it again."
+                f"{folder} does not hold what its {MANIFEST} says: found {types[0]} of "
+                f"{index.ntotal} vectors and {len(ids)} ids with {index.d} components. Build it "
+                "again."
             )
-        return cls(index, ids, manifest["factory"], dimension)
+        opened = cls(on_device(faiss, index, device, factory), ids, factory, dimension)
+        opened.defaults = SearchSettings(**manifest.get("search") or {})
+        if manifest.get("recall") is not None:
+            opened.recall = RecallCurve.of(manifest["recall"])
+        return opened
 
     def search(
         self,
@@ -197,7 +237,7 @@ class VectorIndex:
         Args:
             queries_QD: one query a row.
             k: rows wanted; at most N are returned.
-            settings: how thoroughly to search.
+            settings: how thoroughly to search; what is None is as in `defaults`.
             allowed_N: true where a row may be returned; None: everywhere.
             excluded: for each query the rows that it must not get, end to end, and Q + 1 bounds.
                 The index is asked for as many rows more.
@@ -239,12 +279,13 @@ class VectorIndex:
         allowed_N: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         faiss = _faiss()
-        if self._index.d > self.dimension:  # the component that completed added
-            queries_QD = np.pad(queries_QD, ((0, 0), (0, 1)))
+        if self._index.d > self.dimension:  # what stored_form added
+            queries_QD = np.pad(queries_QD, ((0, 0), (0, self._index.d - self.dimension)))
         selector = None
         if allowed_N is not None:
             selector = faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
         unused = {name for name, value in vars(settings).items() if value is not None}
+        settings = settings.completed_by(self.defaults)
         parameters = search_parameters(faiss, self._index, k, settings, selector, unused)
         if unused:
             name = min(unused)
@@ -275,6 +316,15 @@ def _faiss() -> ModuleType:
     return module
 
 
+def _limit_training(faiss: ModuleType, index: Any) -> None:
+    """Let cells be found on a sample, in few rounds: more finds nothing more and takes minutes."""
+    try:
+        cells = faiss.extract_index_ivf(index)
+    except RuntimeError:  # it has none
+        return
+    cells.cp.max_points_per_centroid, cells.cp.niter = _POINTS_A_CELL, _ROUNDS
+
+
 def _check_vectors(vectors_ND: np.ndarray, ids: pa.Array) -> None:
     if len(ids) != len(vectors_ND):
         raise ShapeError(f"{len(vectors_ND)} vectors and {len(ids)} ids: each needs the other.")
@@ -287,22 +337,6 @@ def _check_vectors(vectors_ND: np.ndarray, ids: pa.Array) -> None:
             f"{len(wrong)} of {len(ids)} vectors hold NaN or infinity, those of {named}: the model "
             "diverged. Train again with a lower learning rate."
         )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no index (no {_MANIFEST}). Build one with rec_index, or recommend "
-            "without an index."
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}. Build the index again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not of format {FORMAT}. Build the index again.")
-    return manifest
 
 
 def _without(

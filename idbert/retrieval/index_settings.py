@@ -1,7 +1,7 @@
 """How thoroughly an index is searched, and why one cannot be built, in a user's words."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +16,11 @@ class SearchSettings:
     """
 
     ef_search: int | None = None
-    """HNSW: candidates kept while walking the graph. Default: 256, and never less than wanted."""
+    """HNSW: candidates kept while walking the graph; never less than wanted. Default: what was
+    chosen with the index, else 256."""
 
     nprobe: int | None = None
-    """IVF: cells that are searched. Default: an eighth of them."""
+    """IVF: cells that are searched. Default: what was chosen with the index, else an eighth."""
 
     refine_factor: int | None = None
     """RFlat: this many times the wanted candidates are ranked again exactly. Default: 8."""
@@ -29,6 +30,11 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+    def completed_by(self, defaults: "SearchSettings") -> "SearchSettings":
+        """Return these settings, those of `defaults` in the place of what is None."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(defaults, **given)
 
 
 def search_parameters(
@@ -63,7 +69,8 @@ def search_parameters(
         unused.discard("ef_search")
         ef_search = max(settings.ef_search or 256, k)
         return faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
-    if isinstance(index, faiss.IndexIVF):
+    on_gpu = getattr(faiss, "GpuIndexIVF", None)
+    if isinstance(index, faiss.IndexIVF) or (on_gpu is not None and isinstance(index, on_gpu)):
         unused.discard("nprobe")
         nprobe = settings.nprobe or -(-index.nlist // 8)
         return faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)

@@ -13,16 +13,27 @@ from jaxtyping import Bool, Float32, Int64
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.item_batches import history_batches
 from idbert.inputs.vocabulary import Ids, Vocabulary
+from idbert.nn.fast_inference import fast_inference
 from idbert.nn.item_models import ItemModel, load_item_model
-from idbert.retrieval.exact import ExactIndex
+from idbert.retrieval.exact import ExactIndex, TablePrecision
 from idbert.retrieval.histories import Histories, HistoryList, HistoryTable, read_histories
 from idbert.retrieval.index import VectorIndex
+from idbert.retrieval.index_device import IndexDevice
+from idbert.retrieval.index_settings import SearchSettings
+from idbert.retrieval.item_filters import allowed_items, check_k, popular_items
+from idbert.retrieval.recommendation_batches import RecommendationBatches
 from idbert.retrieval.vectors import Layer, cosine_vectors, item_layer_vectors
 from idbert.rows import FIRST_ITEM, UNK
 from idbert.run_dir import RunDir
 from idbert.tables import ITEM, RANK, SCORE
 
 logger = logging.getLogger(__name__)
+
+USERS_AT_ONCE = 8192
+"""Users that are encoded and searched for together, and written as one row group."""
+
+TOKEN_BUDGET = {"cpu": 4000}
+"""Positions of a batch by the kind of device: on a CPU what its caches hold; elsewhere 12,800."""
 
 SIMILAR = "similar_item_id"
 """Column of `Recommender.similar_items` with the item that is like another."""
@@ -36,9 +47,13 @@ class Recommender:
         vocabulary: the catalogue.
         index: an index of the model's item vectors in the vocabulary's order; None: exact search.
         max_length: the newest events of a history that the model reads; None: all it can.
+        search: how thoroughly the index is searched; what is None is as the index says.
+        table_precision: in which numbers items are kept for exact search: bfloat16 takes half the
+            memory and changes a few recommendations.
 
     Raises:
         CheckpointError: the parts do not belong together.
+        ConfigError: search is given without an index.
     """
 
     def __init__(
@@ -48,6 +63,8 @@ class Recommender:
         *,
         index: VectorIndex | None = None,
         max_length: int | None = None,
+        search: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
+        table_precision: TablePrecision = "float32",
     ) -> None:
         if model.config.vocab_size != len(vocabulary):
             raise CheckpointError(
@@ -58,18 +75,32 @@ class Recommender:
             raise CheckpointError(
                 "the index does not hold the vocabulary's items in their order. Build it again."
             )
+        if index is None and search != SearchSettings():
+            raise ConfigError(
+                "search says how an index is searched, and there is none. Build one with "
+                "rec_index, or leave search out."
+            )
+        self._search = search
         self.model = model
         self.model.train(False)
         self.vocabulary = vocabulary
         self.index = index
         limits = [limit for limit in (model.max_length, max_length) if limit is not None]
         self._max_length = min(limits, default=None)
-        self._exact = ExactIndex(model.item_vectors()[FIRST_ITEM:])
+        self._exact = ExactIndex(model.item_vectors()[FIRST_ITEM:], table_precision)
         self._cosine: dict[Layer, ExactIndex] = {}
 
     @classmethod
     def load(
-        cls, run: str | Path, *, index: bool | None = None, device: str = "cpu"
+        cls,
+        run: str | Path,
+        *,
+        index: bool | None = None,
+        device: str = "cpu",
+        mapped: bool = False,
+        index_device: IndexDevice = "cpu",
+        search: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
+        table_precision: TablePrecision = "float32",
     ) -> "Recommender":
         """Open a finished run.
 
@@ -77,21 +108,38 @@ class Recommender:
             run: the run's folder.
             index: whether to search by the run's index; None: if it has one.
             device: where the model computes, such as "cpu" or "cuda".
+            mapped: whether the index stays on disk; see `VectorIndex.load`.
+            index_device: where the index is searched.
+            search: how thoroughly the index is searched; what is None is as the index says.
+            table_precision: in which numbers items are kept for exact search.
 
         Raises:
             CheckpointError: the run is missing, unfinished or damaged, or its index is missing,
                 damaged or of another model.
-            MissingExtraError: the index needs FAISS, which is not installed.
+            ConfigError: a setting cannot act, since there is no index or it is of another kind.
+            MissingExtraError: the index needs FAISS, which is not installed, or its GPU part.
         """
         folder = RunDir.open(run)
         use_index = folder.index.exists() if index is None else index
+        if not use_index and (mapped or index_device != "cpu"):
+            raise ConfigError(
+                f"{folder.path} is searched without an index, so that mapped and index_device "
+                "cannot act. Build one with rec_index, or leave them out."
+            )
+        opened = None
+        if use_index:
+            opened = VectorIndex.load(
+                folder.index, folder.model_sha256, mapped=mapped, device=index_device
+            )
         model = load_item_model(folder.model)
         model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides the signature
         return cls(
             model,
             Vocabulary.load(folder.path),
-            index=VectorIndex.load(folder.index, folder.model_sha256) if use_index else None,
+            index=opened,
             max_length=(folder.read_config().get("sequences") or {}).get("max_length"),
+            search=search,
+            table_precision=table_precision,
         )
 
     def recommend(
@@ -131,36 +179,99 @@ class Recommender:
                 must be.
             ConfigError: k is below 1, behaviour is not one, or the index cannot filter.
         """
-        self._check_k(k, len(self._exact))
+        batches = self.recommend_batches(
+            histories, k, filter_seen=filter_seen, allow=allow, deny=deny, behaviour=behaviour
+        )
+        table = pa.Table.from_batches(list(batches), batches.schema)
+        return self._with_attrs(table.to_pandas(), batches.histories)
+
+    def recommend_batches(
+        self,
+        histories: HistoryList | HistoryTable,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
+        behaviour: str | None = None,
+        users_at_once: int = USERS_AT_ONCE,
+    ) -> RecommendationBatches:
+        """Return what `recommend` does as batches of some users each, made one by one.
+
+        Beside the histories only one batch is in memory, so that any number of users can be
+        written to a file. What cannot be is refused at once, not in the middle.
+
+        Args:
+            histories: as for `recommend`.
+            k: as for `recommend`.
+            filter_seen: as for `recommend`.
+            allow: as for `recommend`.
+            deny: as for `recommend`.
+            behaviour: as for `recommend`.
+            users_at_once: users of a batch.
+
+        Returns:
+            To be iterated over, once or more; its length is the number of batches.
+
+        Raises:
+            DataError: as for `recommend`.
+            ConfigError: as for `recommend`, or users_at_once is below 1.
+        """
+        check_k(k, len(self._exact), self.vocabulary.num_items)
+        if users_at_once < 1:
+            raise ConfigError(f"users_at_once is {users_at_once}; it must be at least 1.")
         read = read_histories(histories, self.vocabulary)
-        allowed_N = self._allowed(allow, deny)
+        self._behaviour_row(behaviour)
+        allowed_N = allowed_items(self.vocabulary, allow, deny)
+        use_index = self.index is not None and allow is None
+        self._report(read)
+
+        def batch(start: int) -> pa.RecordBatch:
+            part = read.part(start, min(start + users_at_once, len(read)))
+            return self._best(part, k, allowed_N, filter_seen, behaviour, use_index=use_index)
+
+        columns = [(read.key, read.keys.type), (RANK, pa.int64())]
+        columns += [(ITEM, self.vocabulary.ids.type), (SCORE, pa.float32())]
+        return RecommendationBatches(read, pa.schema(columns), users_at_once, batch)
+
+    def _best(
+        self,
+        read: Histories,
+        k: int,
+        allowed_N: Bool[np.ndarray, "N"] | None,
+        filter_seen: bool,
+        behaviour: str | None,
+        *,
+        use_index: bool,
+    ) -> pa.RecordBatch:
+        """Return the recommendations for some histories."""
         has_items_U = read.lengths > 0
         scores_UK = np.full((len(read), k), -np.inf, np.float32)
         rows_UK = np.full((len(read), k), -1, np.int64)
         if has_items_U.any():
             known = read.not_empty()
-            search = self.index if self.index is not None and allow is None else self._exact
-            scores_UK[has_items_U], rows_UK[has_items_U] = search.search(
-                self._user_vectors(known, behaviour),
-                k,
-                allowed_N=allowed_N,
-                excluded=(known.rows_T - FIRST_ITEM, known.offsets) if filter_seen else None,
-            )
-        popular = self._popular(k, allowed_N)
+            users_UD = self._user_vectors(known, behaviour)
+            excluded = (known.rows_T - FIRST_ITEM, known.offsets) if filter_seen else None
+            if use_index and self.index is not None:
+                found = self.index.search(
+                    users_UD, k, self._search, allowed_N=allowed_N, excluded=excluded
+                )
+            else:
+                found = self._exact.search(users_UD, k, allowed_N=allowed_N, excluded=excluded)
+            scores_UK[has_items_U], rows_UK[has_items_U] = found
+        popular = popular_items(self._counts_N, k, allowed_N)
         rows_UK[~has_items_U, : len(popular)] = popular
         scores_UK[~has_items_U, : len(popular)] = self._counts_N[popular]
 
         users, places = np.nonzero(rows_UK >= 0)
-        items = pa.array(rows_UK[users, places])
-        table = pa.table(
+        return pa.record_batch(
             {
                 read.key: read.keys.take(pa.array(users)),
                 RANK: places + 1,
-                ITEM: self.vocabulary.ids.take(items),
+                ITEM: self.vocabulary.ids.take(pa.array(rows_UK[users, places])),
                 SCORE: scores_UK[users, places],
             }
         )
-        return self._reported(table.to_pandas(), read)
 
     def score(
         self, histories: HistoryList | HistoryTable, *, behaviour: str | None = None
@@ -193,7 +304,8 @@ class Recommender:
             index=pd.Index(read.keys.to_pandas(), name=read.key),
             columns=pd.Index(self.vocabulary.ids.to_pandas(), name=ITEM),
         )
-        return self._reported(frame, read)
+        self._report(read)
+        return self._with_attrs(frame, read)
 
     def similar_items(self, ids: Ids, k: int = 10, *, layer: Layer = None) -> pd.DataFrame:
         """Return the k items whose vectors have the largest cosine with each item's.
@@ -211,7 +323,7 @@ class Recommender:
             DataError: an id is unknown, or k is above what the catalogue has beside the item.
             ConfigError: k is below 1, or the encoder has no such layer.
         """
-        self._check_k(k, len(self._exact) - 1)
+        check_k(k, len(self._exact) - 1, self.vocabulary.num_items)
         rows_Q = self.vocabulary.rows(ids)
         unknown = np.flatnonzero(rows_Q == UNK)
         if len(unknown):
@@ -269,8 +381,10 @@ class Recommender:
             objective=self.model.objective,
             max_length=self._max_length,
             query_behaviour=self._behaviour_row(behaviour),
+            token_budget=TOKEN_BUDGET.get(self.model.device.type, 12800),
         )
-        return self.model.encode_users(batches, len(sequences)).cpu().numpy()
+        with fast_inference(self.model):
+            return self.model.encode_users(batches, len(sequences)).cpu().numpy()
 
     def _behaviour_row(self, behaviour: str | None) -> int:
         if behaviour is None:
@@ -280,51 +394,19 @@ class Recommender:
             raise ConfigError(f"behaviour='{behaviour}' cannot act on {reason}. Leave it out.")
         return int(self.vocabulary.behaviour_rows([behaviour])[0])
 
-    def _allowed(self, allow: Ids | None, deny: Ids | None) -> Bool[np.ndarray, "N"] | None:
-        """Return which items may be recommended; None: all."""
-        if allow is None and deny is None:
-            return None
-        allowed_V = np.full(len(self.vocabulary), allow is None)
-        if allow is not None:
-            rows = self.vocabulary.rows(allow)
-            known = rows[rows != UNK]
-            if len(known) == 0:
-                raise DataError(f"none of the {len(rows)} allowed items is in the catalogue.")
-            if len(known) < len(rows):
-                logger.warning(
-                    "%d of %d allowed items are not in the catalogue",
-                    len(rows) - len(known),
-                    len(rows),
-                )
-            allowed_V[known] = True
-        if deny is not None:
-            allowed_V[self.vocabulary.rows(deny)] = False
-        return allowed_V[FIRST_ITEM:]
-
-    def _popular(self, k: int, allowed_N: Bool[np.ndarray, "N"] | None) -> Int64[np.ndarray, "K"]:
-        """Return the k most frequent of the allowed items, fewer if there are fewer."""
-        order_N = np.argsort(-self._counts_N, kind="stable")
-        return (order_N if allowed_N is None else order_N[allowed_N[order_N]])[:k]
-
-    def _check_k(self, k: int, largest: int) -> None:
-        if k < 1:
-            raise ConfigError(f"k is {k}; it must be at least 1.")
-        if k > largest:
-            raise DataError(
-                f"k is {k}, but there are only {largest} items to choose from: the catalogue has "
-                f"{self.vocabulary.num_items}."
-            )
-
-    def _reported(self, frame: pd.DataFrame, histories: Histories) -> pd.DataFrame:
-        """Say in attrs and in the log what was done about unknown items and empty histories."""
-        is_empty = pa.array(histories.lengths == 0)
-        popularity: list[Any] = histories.keys.filter(is_empty).to_pylist()
-        frame.attrs["skipped_items"] = histories.num_skipped
-        frame.attrs["popularity_histories"] = popularity
-        if popularity:
+    def _report(self, histories: Histories) -> None:
+        """Say in the log how many histories get the most popular items."""
+        empty = int((histories.lengths == 0).sum())
+        if empty:
             logger.warning(
                 "%d of %d histories hold no known item and got the most popular ones",
-                len(popularity),
+                empty,
                 len(histories),
             )
+
+    def _with_attrs(self, frame: pd.DataFrame, histories: Histories) -> pd.DataFrame:
+        """Say in attrs what was done about unknown items and empty histories."""
+        popularity: list[Any] = histories.keys.filter(pa.array(histories.lengths == 0)).to_pylist()
+        frame.attrs["skipped_items"] = histories.num_skipped
+        frame.attrs["popularity_histories"] = popularity
         return frame

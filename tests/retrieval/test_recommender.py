@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -185,8 +184,7 @@ def test_a_history_longer_than_a_batch_is_read(monkeypatch: pytest.MonkeyPatch) 
     recommender = untrained(kind="nezha")
     histories = drawn_histories(recommender, users=3)
     right = recommender.score(histories)
-    small = partial(module.history_batches, token_budget=8)
-    monkeypatch.setattr(module, "history_batches", small)
+    monkeypatch.setattr(module, "TOKEN_BUDGET", {"cpu": 8})
     np.testing.assert_allclose(recommender.score(histories), right, rtol=1e-4, atol=1e-5)
 
 
