@@ -29,6 +29,7 @@ from typing import Any
 
 import yaml
 
+from idbert import processes
 from idbert.errors import CheckpointError, ConfigError, suggestion
 from idbert.files import digest_of, verify, written_aside
 
@@ -56,6 +57,8 @@ class RunDir:
     def create(cls, path: str | Path, stage: str, config: Mapping[str, Any]) -> "RunDir":
         """Make the folder of a new run, or return to the run that the same command began.
 
+        Of several processes the writer does so; the others wait for it, and fail where it fails.
+
         Args:
             path: the folder; new, empty, of an earlier run with the same settings, or of one that
                 failed before its training began, whose settings are then replaced.
@@ -72,17 +75,20 @@ class RunDir:
             DataError: the disk has no room.
         """
         run = cls(Path(path))
-        is_run = (run.path / MARKER).exists()
-        if not is_run and run.path.exists() and not _is_free(run.path):
-            raise ConfigError(
-                f"{run.path} exists and is not a run folder. Name another one with --run."
-            )
-        if is_run and (run.is_complete or run.checkpoints.exists()):
-            run._check_same(stage, yaml.safe_load(_yaml(config)))
-        else:  # new, or given up before its training began: over a misspelt column, say
-            run._write_marker(stage, complete=False, files={})
-            run.write_yaml("config.yaml", config)
+        processes.by_writer(lambda: run._create(stage, config))
         return run
+
+    def _create(self, stage: str, config: Mapping[str, Any]) -> None:
+        is_run = (self.path / MARKER).exists()
+        if not is_run and self.path.exists() and not _is_free(self.path):
+            raise ConfigError(
+                f"{self.path} exists and is not a run folder. Name another one with --run."
+            )
+        if is_run and (self.is_complete or self.checkpoints.exists()):
+            self._check_same(stage, yaml.safe_load(_yaml(config)))
+        else:  # new, or given up before its training began: over a misspelt column, say
+            self._write_marker(stage, complete=False, files={})
+            self.write_yaml("config.yaml", config)
 
     @classmethod
     def open(cls, path: str | Path, stages: Iterable[str] = ()) -> "RunDir":

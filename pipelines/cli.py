@@ -5,20 +5,26 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from idbert import processes
 from idbert.errors import ConfigError, IdbertError, UnknownPartError, suggestion
 from idbert.run_dir import RunDir
 
 Config = TypeVar("Config")
 
 USAGE_ERROR, FAILURE, INTERRUPTED, UNFINISHED = 2, 1, 130, 143
+
+RESUME = "A training goes on from its last checkpoint when the same command is given again."
+LOST = "One of the processes was killed or has failed, and the others cannot go on without it."
 
 PLUGINS = "plugins"
 PLUGINS_HELP = "Modules to import first, because they register parts: '[my_package.my_block]'."
@@ -30,8 +36,12 @@ logger = logging.getLogger("idbert")
 """Of the commands too: what they say is shown beside what the library says."""
 
 
-def run_command(main: Callable[[Config], None], config_class: type[Config]) -> NoReturn:
+def run_command(
+    main: Callable[[Config], None], config_class: type[Config], *, in_processes: bool = False
+) -> NoReturn:
     """Parse the settings, run `main`, and turn every foreseen failure into one clear message.
+
+    In the processes of torchrun a message is said once, by the first that has it.
 
     Exit status: 0 done, 1 a failure that the message explains, 2 a setting is wrong, 130
     interrupted, 143 stopped by SIGTERM with a checkpoint to resume from.
@@ -39,17 +49,30 @@ def run_command(main: Callable[[Config], None], config_class: type[Config]) -> N
     Args:
         main: The command's body; its docstring is the help text.
         config_class: A frozen dataclass of settings.
+        in_processes: Whether torchrun may start it; all other commands are refused there.
     """
     _log_to_stderr()
     try:
-        main(parse_settings(config_class, main, sys.argv[1:]))
+        if processes.num_processes() > 1:
+            _meet(main, in_processes)
+        config = parse_settings(config_class, main, sys.argv[1:])
+        processes.check_agreement(_flat_words(config))
+        main(config)
         sys.stdout.flush()
+        processes.leave()
     except Unfinished as stopped:
         sys.exit(_say(str(stopped), UNFINISHED))
     except ConfigError as error:
         sys.exit(_say(f"ConfigError: {error}", USAGE_ERROR))
     except IdbertError as error:
         sys.exit(_say(f"{type(error).__name__}: {error}", FAILURE))
+    except RuntimeError as error:
+        if not processes.is_loss_of_process(error):
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun is about to send one
+        sys.exit(_say_unless_said(f"ProcessError: {LOST} {RESUME}", FAILURE))
+    except _Terminated:
+        sys.exit(_say_unless_said(f"Stopped by SIGTERM. {RESUME}", UNFINISHED))
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -58,13 +81,53 @@ def run_command(main: Callable[[Config], None], config_class: type[Config]) -> N
         what = f"{error.filename}: {error.strerror}. Name another place, or mend this one."
         sys.exit(_say(f"{type(error).__name__}: {what}", FAILURE))
     except KeyboardInterrupt:
-        advice = "A training goes on from its last checkpoint when the same command is given again."
-        sys.exit(_say(f"Interrupted. {advice}", INTERRUPTED))
+        sys.exit(_say(f"Interrupted. {RESUME}", INTERRUPTED))
     sys.exit(0)
 
 
 class Unfinished(Exception):
     """Training was asked to stop before its end; what is needed to resume has been saved."""
+
+
+class _Terminated(BaseException):
+    """torchrun ends this process: another one has failed, or torchrun itself is to stop."""
+
+
+def _meet(main: Callable[..., Any], in_processes: bool) -> None:
+    """Join the other processes of torchrun.
+
+    Raises:
+        ConfigError: the command cannot be divided among processes.
+    """
+    if not in_processes:
+        raise ConfigError(
+            f"{_name_of(main)} runs in one process, and torchrun started "
+            f"{processes.num_processes()}. Start it with: python -m {_name_of(main)}. What runs in "
+            "several: rec_pretrain and rec_finetune."
+        )
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    processes.join()
+
+
+def _flat_words(config: Any) -> dict[str, str]:
+    """Return settings by dotted names, as words to be compared."""
+    words: dict[str, str] = {}
+
+    def add(prefix: str, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                add(f"{prefix}{name}.", value)
+            else:
+                words[f"--{prefix}{name}"] = repr(value)
+
+    if processes.num_processes() > 1:
+        add("", asdict(config))
+    return words
 
 
 def parse_settings(
@@ -141,9 +204,8 @@ def settings_from(config_class: type[Config], values: dict[str, Any]) -> Config:
 def build_parser(config_class: type, main: Callable[..., Any]) -> ArgumentParser:
     """Return the parser whose options are the fields of `config_class`, nested ones with a dot."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    command = sys.modules[main.__module__].__spec__
     parser = ArgumentParser(
-        prog=f"python -m {command.name if command else main.__module__}",
+        prog=f"python -m {_name_of(main)}",
         description=main.__doc__,
         usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
         exit_on_error=False,
@@ -162,6 +224,11 @@ def stage(name: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     logger.info("%s: %.1f s", name, time.monotonic() - start)
+
+
+def _name_of(main: Callable[..., Any]) -> str:
+    command = sys.modules[main.__module__].__spec__
+    return command.name if command else main.__module__
 
 
 def _instance(config_class: type[Config], parser: ArgumentParser, parsed: Namespace) -> Config:
@@ -198,9 +265,16 @@ def _log_to_stderr() -> None:
         datefmt="%H:%M:%S",
     )
     for name in SPEAKERS:
-        logging.getLogger(name).setLevel(logging.INFO)
+        level = logging.INFO if processes.is_writer() else logging.ERROR
+        logging.getLogger(name).setLevel(level)
 
 
 def _say(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
+    if processes.is_first_to_say(message):
+        print(message, file=sys.stderr, flush=True)
     return status
+
+
+def _say_unless_said(message: str, status: int) -> int:
+    """Say why this process ends, unless the one that began it has said so."""
+    return status if processes.has_anybody_spoken() else _say(message, status)

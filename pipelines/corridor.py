@@ -2,24 +2,28 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_items
 from idbert.inputs.interactions import InteractionSettings, read_interactions
-from idbert.inputs.sequences import SequenceSettings, build_sequences
-from idbert.inputs.splits import HeldOut, SplitSettings
-from idbert.inputs.vocabulary import Vocabulary
-from idbert.run_dir import RunDir
+from idbert.inputs.prepared_log import PreparedLog
+from idbert.inputs.sequences import SequenceSettings
+from idbert.inputs.splits import SplitSettings
+from idbert.run_dir import MARKER, RunDir
 from idbert.tables import ITEM, TITLE, Interactions
-from idbert.training.validation import Validation
 from pipelines.cli import settings_from
 
 STAGES = ("rec_pretrain", "rec_finetune")
 """The commands whose runs hold an item model."""
+
+PREPARED = "rec_prepare"
+"""The command whose folders are logs."""
 
 WHOLE = SequenceSettings(max_length=None, min_length=0)
 """Histories as they are: all users, all events."""
@@ -30,7 +34,8 @@ class LogSource:
     """Where the log is. A base of its own, so that these settings stand before the others."""
 
     source: str = "ml-100k"
-    """A named data set (ml-100k), or a CSV, TSV or parquet file, a folder of them, or a glob."""
+    """A named data set (ml-100k), a CSV, TSV or parquet file, a folder of them, a glob, or the
+    folder that rec_prepare wrote."""
     items: str | None = None
     """A table of item_id and title, for the report and the printed recommendations."""
 
@@ -70,6 +75,9 @@ class CorridorSettings(LogSettings, RunFolder):
     """Length buckets under a token budget"""
 
 
+Corridor = TypeVar("Corridor", bound=CorridorSettings)
+
+
 def as_dict(settings: Any) -> dict[str, Any]:
     """Return settings as plain YAML values, without the run's own folder."""
     plain = dataclasses.asdict(settings)
@@ -84,18 +92,72 @@ def log_settings_of(run: RunDir) -> LogSettings:
         CheckpointError: config.yaml does not hold them.
     """
     config = run.read_config()
+    names = ("data", "split") if run.stage == PREPARED else ("data", "split", "sequences")
     try:
-        return settings_from(
-            LogSettings, {name: config[name] for name in ("data", "split", "sequences")}
-        )
+        return settings_from(LogSettings, {name: config[name] for name in names})
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{run.config} is not the config of a run: {error}") from None
 
 
 def read_log(data: DataSettings) -> Interactions:
-    """Read the log that `data` names."""
+    """Read the log that `data` names; a prepared one becomes the table that it was made of."""
+    prepared = open_prepared(data)
+    if prepared is not None:
+        return prepared.interactions()
+    return read_interactions(source_of(data), data)
+
+
+def source_of(data: DataSettings) -> str | Path:
+    """Return the file, folder or pattern that `data` names."""
     named = _named(data)
-    return read_interactions(named.interactions if named else data.source, data)
+    return named.interactions if named else data.source
+
+
+def open_prepared(data: DataSettings) -> PreparedLog | None:
+    """Map the prepared log that `data` names; None if it names another source.
+
+    Raises:
+        CheckpointError: the preparation has not finished, or a file differs from the one it wrote.
+    """
+    run = _prepared_run(data)
+    return PreparedLog.open(RunDir.open(run.path, [PREPARED]).path) if run else None
+
+
+def as_prepared(config: Corridor) -> Corridor:
+    """Return settings in which a prepared log's own stand: how it was read, and how it is split.
+
+    Raises:
+        ConfigError: a setting asks for what the preparation has decided otherwise.
+        CheckpointError: see `open_prepared`.
+    """
+    run = _prepared_run(config.data)
+    if run is None:
+        return config
+    there = log_settings_of(run)
+    usual = LogSettings()
+    differing = {
+        f"data.{field.name}": getattr(there.data, field.name)
+        for field in dataclasses.fields(InteractionSettings)
+        if field.name != "memory_limit"
+        and getattr(config.data, field.name)
+        not in (getattr(usual.data, field.name), getattr(there.data, field.name))
+    }
+    if config.split not in (usual.split, there.split):
+        differing["split"] = there.split.name
+    if differing:
+        named = "; ".join(f"{name} ({value!r} there)" for name, value in differing.items())
+        raise ConfigError(
+            f"{config.data.source} was prepared with other settings, which cannot be changed now: "
+            f"{named}. Leave them out, or prepare the log with them in another folder."
+        )
+    named_items = getattr(_named(there.data), "items", None)
+    data = dataclasses.replace(
+        there.data,
+        source=config.data.source,
+        items=config.data.items or there.data.items or (named_items and str(named_items)),
+        memory_limit=config.data.memory_limit,
+    )
+    return dataclasses.replace(config, data=data, split=there.split)
 
 
 def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:
@@ -114,21 +176,28 @@ def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:
     return dict(zip(ids.tolist(), items[TITLE].astype(str).tolist(), strict=True))
 
 
-def held_out(part: HeldOut, vocabulary: Vocabulary, max_length: int | None) -> Validation:
-    """Turn a withheld part into whole histories and target rows, user by user.
-
-    Args:
-        part: of a split log.
-        vocabulary: of the same log.
-        max_length: the newest events of a history that a model reads.
-    """
-    histories = build_sequences(part.histories, vocabulary, WHOLE)
-    targets_U = vocabulary.rows(part.targets.column(ITEM))
-    return Validation(histories, targets_U, max_length=max_length)
+def _prepared_run(data: DataSettings) -> RunDir | None:
+    if data.source in DATASETS or not (Path(data.source) / MARKER).is_file():
+        return None
+    run = RunDir(Path(data.source))
+    if run.stage != PREPARED:
+        raise ConfigError(
+            f"data.source is {data.source}, a run of {run.stage}. Name a log, or the folder that "
+            f"{PREPARED} wrote."
+        )
+    if not run.is_complete:
+        raise CheckpointError(
+            f"{run.path}: the preparation has not finished. Give the same {PREPARED} command "
+            "again; finished stages are not done again."
+        )
+    return run
 
 
 def _named(data: DataSettings) -> NamedDataset | None:
-    return named_dataset(data.source) if data.source in DATASETS else None
+    if data.source not in DATASETS:
+        return None
+    with processes.writer_first():  # which may fetch it
+        return named_dataset(data.source)
 
 
 def _with_lists(value: Any) -> Any:

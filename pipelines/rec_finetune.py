@@ -1,23 +1,25 @@
 """python -m pipelines.rec_finetune: a next-item model, from a pretrained run or from nothing."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from idbert.errors import ConfigError
-from idbert.inputs.sequences import SequenceSettings, build_sequences
-from idbert.inputs.splits import split
+from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import ItemModel, NextItemModel, load_item_model
 from idbert.nn.losses.catalogue import LossSettings
+from idbert.processes import check_agreement
 from idbert.run_dir import RunDir
-from idbert.tables import ITEM
 from idbert.training.arguments import TrainingSettings
+from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from pipelines.cli import naming_plugins_of, run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log, read_titles
+from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
 from pipelines.reporting import finish_run, is_trained, report_once
+from pipelines.split_log import read_split_log
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,29 @@ def main(config: RecFinetuneSettings) -> None:
     vocabulary, the weights, the training curve, validation figures against the baselines, and
     report.html. Give both stages the same --data, --split and --model settings.
     """
+    config = as_prepared(config)
     run = RunDir.create(config.run, "rec_finetune", as_dict(config))
     if is_trained(run):
         report_once(run)
         return
     with stage("read and split the log"):
-        interactions = read_log(config.data)
-        read_titles(config.data, interactions.column(ITEM).type)  # refused now, not after training
-        parts = split(interactions, config.split)
-    vocabulary = Vocabulary.from_interactions(interactions, parts.train)
-    sequences = build_sequences(parts.train, vocabulary, config.sequences)
-    torch.manual_seed(config.training.seed)
-    model = NextItemModel.build(
+        log = read_split_log(config)
+        read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training
+    vocabulary = log.vocabulary
+    check_agreement({"the vocabulary": vocabulary.fingerprint()})
+    sequences = log.train(config.sequences)
+    validation = log.held_out("validation", config.sequences.max_length)
+    build = partial(
+        NextItemModel.build,
         config.model,
         vocab_size=len(vocabulary),
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
         item_counts=vocabulary.counts_V,
     )
+    check_memory_first(build, sequences, None, config.batches, config.training, validation)
+    torch.manual_seed(config.training.seed)
+    model = build()
     if config.pretrained is not None:
         model.start_from(open_pretrained(config.pretrained, vocabulary))
     trainer = build_trainer(
@@ -76,7 +83,7 @@ def main(config: RecFinetuneSettings) -> None:
         config.batches,
         config.training,
         output_dir=run.checkpoints,
-        validation=held_out(parts.validation, vocabulary, config.sequences.max_length),
+        validation=validation,
     )
     trainer.train_or_resume()
     finish_run(run, model, vocabulary, trainer)
@@ -102,4 +109,4 @@ def open_pretrained(folder: str, vocabulary: Vocabulary) -> ItemModel:
 
 
 if __name__ == "__main__":
-    run_command(main, RecFinetuneSettings)
+    run_command(main, RecFinetuneSettings, in_processes=True)

@@ -1,25 +1,25 @@
 """python -m pipelines.rec_pretrain: an encoder of item ids, pretrained by masked-item modelling."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from idbert.inputs.masking import MaskingSettings
-from idbert.inputs.sequences import build_sequences
-from idbert.inputs.splits import split
-from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import MaskedItemModel
 from idbert.nn.losses.catalogue import LossSettings
+from idbert.processes import check_agreement
 from idbert.run_dir import RunDir
-from idbert.tables import ITEM
 from idbert.training.arguments import TrainingSettings
+from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from nlp_tasks.pretrain.start import ItemStart
 from pipelines.cli import run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, held_out, read_log, read_titles
+from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
 from pipelines.frequency_start import start_items
 from pipelines.reporting import finish_run, is_trained, report_once
+from pipelines.split_log import read_split_log
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,31 @@ def main(config: RecPretrainSettings) -> None:
     the vectors of a BERT's words, the most popular from the most frequent (start). Without
     arguments it runs on MovieLens-100K.
     """
+    config = as_prepared(config)
     run = RunDir.create(config.run, "rec_pretrain", as_dict(config))
     if is_trained(run):
         report_once(run)
         return
     with stage("read and split the log"):
-        interactions = read_log(config.data)
-        read_titles(config.data, interactions.column(ITEM).type)  # refused now, not after training
-        parts = split(interactions, config.split)
-    vocabulary = Vocabulary.from_interactions(interactions, parts.train)
-    sequences = build_sequences(parts.train, vocabulary, config.sequences)
-    torch.manual_seed(config.training.seed)
-    model = MaskedItemModel.build(
+        log = read_split_log(config)
+        read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training
+    vocabulary = log.vocabulary
+    check_agreement({"the vocabulary": vocabulary.fingerprint()})
+    sequences = log.train(config.sequences)
+    validation = log.held_out("validation", config.sequences.max_length)
+    build = partial(
+        MaskedItemModel.build,
         config.model,
         vocab_size=len(vocabulary),
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
         item_counts=vocabulary.counts_V,
     )
+    check_memory_first(
+        build, sequences, config.masking, config.batches, config.training, validation
+    )
+    torch.manual_seed(config.training.seed)
+    model = build()
     start_items(model, vocabulary, config.start)
     trainer = build_trainer(
         model,
@@ -77,11 +84,11 @@ def main(config: RecPretrainSettings) -> None:
         config.batches,
         config.training,
         output_dir=run.checkpoints,
-        validation=held_out(parts.validation, vocabulary, config.sequences.max_length),
+        validation=validation,
     )
     trainer.train_or_resume()
     finish_run(run, model, vocabulary, trainer)
 
 
 if __name__ == "__main__":
-    run_command(main, RecPretrainSettings)
+    run_command(main, RecPretrainSettings, in_processes=True)

@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
 from idbert.evaluation.baselines import fit_baselines
 from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score
 from idbert.evaluation.report import ReportContent, UserExample, report_html
 from idbert.inputs.batch_plan import BatchSettings
-from idbert.inputs.sequences import build_sequences
 from idbert.inputs.splits import SplitSettings
-from idbert.inputs.splits import split as split_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.nn.progress_bars import without_progress_bars
@@ -24,15 +23,13 @@ from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import logger, naming_plugins_of, stage
 from pipelines.corridor import (
-    WHOLE,
     DataSettings,
     LogSettings,
-    held_out,
     log_settings_of,
-    read_log,
     read_titles,
 )
 from pipelines.endings import check_finished, is_reported, layer_weights
+from pipelines.split_log import read_split_log
 
 Part = Literal["validation", "test"]
 
@@ -46,10 +43,15 @@ SHOWN_EVENTS = 10
 def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: ItemTrainer) -> None:
     """Save what training has made, then evaluate it on the validation part.
 
+    Of several processes the writer does so, and the others are done.
+
     Raises:
         Unfinished: training was stopped by SIGTERM; a checkpoint is there to resume from.
     """
     check_finished(run, trainer)
+    processes.leave()
+    if not processes.is_writer():
+        return
     vocabulary.save(run.path)
     with run.writing("model") as folder, without_progress_bars():
         model.save_pretrained(folder)
@@ -60,6 +62,10 @@ def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: I
 
 def is_trained(run: RunDir) -> bool:
     """Say whether an earlier call has trained this run and its files are as it left them."""
+    return processes.by_writer(lambda: _is_trained(run))
+
+
+def _is_trained(run: RunDir) -> bool:
     try:
         RunDir.open(run.path)
     except CheckpointError as error:
@@ -71,7 +77,8 @@ def is_trained(run: RunDir) -> bool:
 
 def report_once(run: RunDir) -> None:
     """Evaluate a trained run on the validation part, unless an earlier call has done so."""
-    if is_reported(run):
+    processes.leave()  # what is left to do is the writer's
+    if not processes.is_writer() or is_reported(run):
         return
     write_report(run, evaluate_runs([run], "validation"))
     logger.info("%s is finished: %s", run.path, run.report)
@@ -113,10 +120,8 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
             )
     vocabulary = Vocabulary.load(runs[0].path)
     with stage("read and split the log"):
-        parts = split_log(read_log(settings.data), settings.split)
-        withheld = parts.test if part == "test" else parts.validation
-        users = held_out(withheld, vocabulary, None)
-        known = build_sequences(withheld.known, vocabulary, WHOLE)
+        log = read_split_log(settings, vocabulary)
+        users, known = log.held_out(part, None), log.known(part)
     histories = (users.histories.items, users.histories.offsets)
     scores = {name: _score(run, users) for name, run in _named(runs).items()} | fit_baselines(
         known.items, known.offsets, *histories, len(vocabulary), train_times=known.times

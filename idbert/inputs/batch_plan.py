@@ -3,7 +3,7 @@
 Sequences of like length come together, so that little is padded, and long ones come fewer at a
 time, so that every batch costs about the same. The plan of an epoch depends on the seed and the
 epoch alone, and its number of batches on neither: training can count its steps in advance and
-resume anywhere.
+resume anywhere. Several processes share out each batch, so that they take the steps of one.
 """
 
 import logging
@@ -25,7 +25,7 @@ class BatchSettings:
 
     token_budget: int = 2000
     """Positions of a batch, padding included: 10 sequences of length 200, or 100 of length 20.
-    Fewer positions make more steps of an epoch."""
+    Fewer positions make more steps of an epoch. Processes of torchrun share out each batch."""
     max_padding: float = 0.08
     """Largest share of padding among the positions of an epoch; smaller: more, smaller batches."""
     max_sequences: int | None = None
@@ -47,18 +47,22 @@ class PlannedBatch:
     Attributes:
         epoch: for draws that change from epoch to epoch.
         sequences: their places in the `Sequences`.
+        is_spare: whether the batch has fewer sequences than there are processes and this one has
+            none of its own; it is given one of another's, which must not count.
     """
 
     epoch: int
     sequences: Int64[np.ndarray, "B"]
+    is_spare: bool = False
 
 
 class BatchPlan(Sampler[PlannedBatch]):
     """A batch sampler whose epochs are permutations of one another.
 
     In every epoch each sequence comes exactly once over all ranks, shuffled within its bucket; the
-    batches of a bucket differ by at most one sequence; the batches' order is shuffled. All ranks
-    get the same number of batches, the same in every epoch.
+    batches of a bucket differ by at most one sequence; the batches' order is shuffled. The ranks
+    share out each batch: n sequences each, or one more. Together they have the batches that one
+    process would have, so that the number of processes changes only how long a step takes.
 
     Args:
         lengths_U: positions that each sequence needs; those of length 0 are left out.
@@ -81,15 +85,17 @@ class BatchPlan(Sampler[PlannedBatch]):
         world_size: int = 1,
     ) -> None:
         self._order_U = np.argsort(lengths_U, kind="stable")[np.count_nonzero(lengths_U == 0) :]
+        self._seed, self._rank, self.world_size = seed, rank, world_size
         self._check(lengths_U, settings)
-        self._seed, self._rank, self._world_size = seed, rank, world_size
         self._epoch = 0
 
         sorted_U = lengths_U[self._order_U]
         self._stops = _bucket_stops(sorted_U, settings.max_padding)
         sizes = np.diff(self._stops, prepend=0)
         longest = sorted_U[self._stops - 1]
-        self._batches = _batches_per_bucket(sizes, longest, settings, world_size)
+        self._batches = _batches_per_bucket(sizes, longest, settings)
+        self.largest = int((-(-sizes // self._batches) * longest).max())
+        """Positions of the largest batch, padding included, of all ranks together."""
         self.padding = 1 - float(sorted_U.sum() / (sizes * longest).sum())
         """Share of padding in an epoch, at most: batches are padded to their own longest."""
         logger.info(
@@ -107,25 +113,34 @@ class BatchPlan(Sampler[PlannedBatch]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of batches of this rank, the same for every epoch and rank."""
-        return int(self._batches.sum()) // self._world_size
+        """Return the number of batches, the same for every epoch and rank."""
+        return int(self._batches.sum())
 
     def __iter__(self) -> Iterator[PlannedBatch]:
-        """Yield this rank's batches of the chosen epoch."""
+        """Yield this rank's share of each batch of the chosen epoch."""
         rng = np.random.default_rng([self._seed, self._epoch])
         batches: list[np.ndarray] = []
         for bucket, count in zip(
             np.split(self._order_U, self._stops[:-1]), self._batches, strict=True
         ):
             batches += np.array_split(rng.permutation(bucket), count)
-        for place in rng.permutation(len(batches))[self._rank :: self._world_size]:
-            yield PlannedBatch(self._epoch, batches[place])
+        for place in rng.permutation(len(batches)):
+            share = np.array_split(batches[place], self.world_size)[self._rank]
+            if len(share):
+                yield PlannedBatch(self._epoch, share)
+            else:
+                yield PlannedBatch(self._epoch, batches[place][:1], is_spare=True)
 
     def _check(self, lengths_U: Int64[np.ndarray, "U"], settings: BatchSettings) -> None:
         if len(self._order_U) == 0:
             raise ConfigError(
                 f"none of the {len(lengths_U)} sequences is long enough to train on. "
                 "Give users with more events, or more texts."
+            )
+        if len(self._order_U) < self.world_size:
+            raise ConfigError(
+                f"{len(self._order_U)} sequences cannot be shared out among {self.world_size} "
+                "processes. Start fewer."
             )
         longest = lengths_U.max()
         if longest > settings.token_budget:
@@ -181,26 +196,11 @@ def _possible_edges(
 
 
 def _batches_per_bucket(
-    sizes: Int64[np.ndarray, "N"],
-    longest: Int64[np.ndarray, "N"],
-    settings: BatchSettings,
-    world_size: int,
+    sizes: Int64[np.ndarray, "N"], longest: Int64[np.ndarray, "N"], settings: BatchSettings
 ) -> Int64[np.ndarray, "N"]:
-    """Return into how many batches each bucket is cut: within the budget, for all ranks alike.
-
-    Where the sum is no multiple of `world_size`, the largest batches are made smaller.
-    """
+    """Return into how many batches within the budget each bucket is cut."""
     largest = settings.token_budget // longest
     if settings.max_sequences is not None:
         largest = np.minimum(largest, settings.max_sequences)
     batches: np.ndarray = -(-sizes // largest)
-    while batches.sum() % world_size:
-        positions = np.where(batches < sizes, longest * sizes / batches, 0)
-        if not positions.any():
-            raise ConfigError(
-                f"{sizes.sum()} sequences make {batches.sum()} batches of one sequence each, "
-                f"which cannot be shared evenly among {world_size} processes. "
-                "Raise --batches.token_budget, or start fewer processes."
-            )
-        batches[positions.argmax()] += 1
     return batches

@@ -3,10 +3,12 @@
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32, Int64
 
 from idbert.errors import DataError
+from idbert.inputs.flat_arrays import user_chunks
 from idbert.tables import BEHAVIOUR, ITEM, TIME, USER, Interactions
 
 logger = logging.getLogger(__name__)
@@ -17,30 +19,68 @@ def filter_interactions(
 ) -> Interactions:
     """Drop rare users, rare items and repeats, until nothing more is to be dropped.
 
-    The filters feed each other: without a rare item two events of another item can become
-    neighbours, and without a repeat a user can become rare.
+    Raises:
+        DataError: nothing is left.
+    """
+    if max(min_user_events, min_item_events) == 1 and not drop_repeats:
+        return interactions
+    behaviours_T = _codes(interactions, BEHAVIOUR) if interactions.has(BEHAVIOUR) else None
+    keep_T = kept_events(
+        interactions.user_offsets(),
+        _codes(interactions, ITEM),
+        behaviours_T,
+        min_user_events=min_user_events,
+        min_item_events=min_item_events,
+        drop_repeats=drop_repeats,
+    )
+    return interactions if keep_T.all() else interactions.filter(keep_T)
+
+
+def kept_events(
+    offsets: Int64[np.ndarray, "_"],
+    items_T: Int32[np.ndarray, "T"],
+    behaviours_T: Int32[np.ndarray, "T"] | None,
+    *,
+    min_user_events: int,
+    min_item_events: int,
+    drop_repeats: bool,
+) -> Bool[np.ndarray, "T"]:
+    """Say which events stay when rare users, rare items and repeats are dropped.
+
+    The filters feed each other, so they act in turns until nothing changes: without a rare item two
+    events of another item can become neighbours, and without a repeat a user can become rare.
+
+    Args:
+        offsets: U + 1 bounds of the users' events, oldest first; arrays may be mapped files.
+        items_T: small numbers that stand for the items.
+        behaviours_T: likewise for the behaviours; None: there are none.
+        min_user_events: users with fewer events are dropped.
+        min_item_events: items with fewer events are dropped.
+        drop_repeats: of a user's consecutive events with one item and behaviour keep the first.
 
     Raises:
         DataError: nothing is left.
     """
-    kept = interactions
+    keep_T = np.ones(len(items_T), dtype=bool)
+    left = len(items_T)
     while True:
-        before = len(kept)
+        before = left
         if drop_repeats:
-            kept = drop_consecutive_repeats(kept)
+            _drop_repeats(keep_T, offsets, items_T, behaviours_T)
         if max(min_user_events, min_item_events) > 1:
-            kept = k_core(kept, min_user_events, min_item_events)
-        if len(kept) == before:
+            _drop_rare(keep_T, offsets, items_T, min_user_events, min_item_events)
+        left = int(np.count_nonzero(keep_T))
+        if left in (before, 0):
             break
-    if len(kept) == 0:
+    if left == 0:
         raise DataError(
-            f"nothing is left of {len(interactions):,} interactions with "
+            f"nothing is left of {len(items_T):,} interactions with "
             f"min_user_events={min_user_events}, min_item_events={min_item_events} and "
             f"drop_repeats={drop_repeats}. Lower the minimum counts."
         )
-    if len(kept) < len(interactions):
-        logger.info("%d of %d interactions kept by the filters", len(kept), len(interactions))
-    return kept
+    if left < len(items_T):
+        logger.info("%d of %d interactions kept by the filters", left, len(items_T))
+    return keep_T
 
 
 def k_core(interactions: Interactions, min_user_events: int, min_item_events: int) -> Interactions:
@@ -49,31 +89,63 @@ def k_core(interactions: Interactions, min_user_events: int, min_item_events: in
     Dropping an item can make its users rare, and so on: both are dropped until nothing changes.
     The result does not depend on the order of dropping.
     """
-    users = np.repeat(
-        np.arange(len(interactions.user_offsets()) - 1), np.diff(interactions.user_offsets())
-    )
-    items = pc.dictionary_encode(interactions.column(ITEM).combine_chunks()).indices.to_numpy()
-    rows = np.arange(len(interactions))
-    while True:
-        enough = (np.bincount(users)[users] >= min_user_events) & (
-            np.bincount(items)[items] >= min_item_events
-        )
-        if enough.all():
-            break
-        users, items, rows = users[enough], items[enough], rows[enough]
-    keep = np.zeros(len(interactions), dtype=bool)
-    keep[rows] = True
-    return interactions.filter(keep)
+    keep_T = np.ones(len(interactions), dtype=bool)
+    offsets, items_T = interactions.user_offsets(), _codes(interactions, ITEM)
+    _drop_rare(keep_T, offsets, items_T, min_user_events, min_item_events)
+    return interactions.filter(keep_T)
 
 
 def drop_consecutive_repeats(interactions: Interactions) -> Interactions:
     """Keep the first of a user's consecutive events with the same item (and behaviour)."""
-    same = np.zeros(len(interactions), dtype=bool)
-    same[1:] = True
-    for name in (USER, ITEM, BEHAVIOUR):
-        if interactions.has(name):
-            same[1:] &= _equals_previous(interactions, name)
-    return interactions.filter(~same)
+    keep_T = np.ones(len(interactions), dtype=bool)
+    behaviours_T = _codes(interactions, BEHAVIOUR) if interactions.has(BEHAVIOUR) else None
+    _drop_repeats(keep_T, interactions.user_offsets(), _codes(interactions, ITEM), behaviours_T)
+    return interactions.filter(keep_T)
+
+
+def _drop_rare(
+    keep_T: Bool[np.ndarray, "T"],
+    offsets: Int64[np.ndarray, "_"],
+    items_T: Int32[np.ndarray, "T"],
+    min_user_events: int,
+    min_item_events: int,
+) -> None:
+    """Take rare users and items out of `keep_T`, until all that are left have enough events."""
+    num_items = int(items_T.max(initial=-1)) + 1
+    chunks = list(user_chunks(offsets))
+    events = [slice(offsets[users.start], offsets[users.stop]) for users in chunks]
+    changed = True
+    while changed:
+        changed = False
+        of_user_U = np.add.reduceat(keep_T, offsets[:-1], dtype=np.int64)
+        of_item_N = np.zeros(num_items, dtype=np.int64)
+        for chunk in events:
+            of_item_N += np.bincount(items_T[chunk][keep_T[chunk]], minlength=num_items)
+        for users, chunk in zip(chunks, events, strict=True):
+            lengths_U = np.diff(offsets[users.start : users.stop + 1])
+            enough = np.repeat(of_user_U[users] >= min_user_events, lengths_U)
+            enough &= of_item_N[items_T[chunk]] >= min_item_events
+            changed |= bool((keep_T[chunk] & ~enough).any())
+            keep_T[chunk] &= enough
+
+
+def _drop_repeats(
+    keep_T: Bool[np.ndarray, "T"],
+    offsets: Int64[np.ndarray, "_"],
+    items_T: Int32[np.ndarray, "T"],
+    behaviours_T: Int32[np.ndarray, "T"] | None,
+) -> None:
+    """Take out of `keep_T` what repeats the user's event before it, of those that are kept."""
+    for users in user_chunks(offsets):
+        bounds = offsets[users.start : users.stop + 1]
+        places = bounds[0] + np.flatnonzero(keep_T[bounds[0] : bounds[-1]])
+        owners = np.searchsorted(bounds, places, side="right")
+        repeats = owners[1:] == owners[:-1]
+        for column_T in (items_T, behaviours_T):
+            if column_T is not None:
+                values = column_T[places]
+                repeats &= values[1:] == values[:-1]
+        keep_T[places[1:][repeats]] = False
 
 
 def count_duplicates(interactions: Interactions) -> int:
@@ -90,3 +162,10 @@ def _equals_previous(interactions: Interactions, name: str) -> Bool[np.ndarray, 
     """Say for every row but the first whether a column holds the same as in the row before."""
     values = interactions.column(name).combine_chunks()
     return np.asarray(pc.equal(values[1:], values[:-1]))
+
+
+def _codes(interactions: Interactions, name: str) -> Int32[np.ndarray, "T"]:
+    """Return a column as small numbers, one for each value."""
+    column: pa.DictionaryArray = pc.dictionary_encode(interactions.column(name).combine_chunks())
+    codes: np.ndarray = column.indices.to_numpy()
+    return codes

@@ -112,20 +112,12 @@ def read_interactions(source: Source, settings: InteractionSettings | None = Non
     """
     settings = settings or InteractionSettings()
     started = time.perf_counter()
-    name = str(source) if isinstance(source, str | Path) else type(source).__name__
+    name = name_of(source)
     columns = settings.columns()
     with staged(name, open_parts(source, columns), columns, settings.memory_limit) as events:
-        expressions = {
-            USER: _read_ids(events, USER, settings.id_type),
-            ITEM: _read_ids(events, ITEM, settings.id_type),
-        }
-        expressions[TIME], times_are_real = read_times(events, settings.time_unit)
-        if BEHAVIOUR in columns:
-            expressions[BEHAVIOUR] = _read_behaviours(events)
-        if WEIGHT in columns:
-            expressions[WEIGHT] = _read_weights(events)
-        table = events.sorted_table(expressions, by=(USER, TIME))
-    interactions = Interactions(table, times_are_real)
+        checked = check_events(events, settings)
+        table = events.sorted_table(checked.expressions, by=(USER, TIME))
+    interactions = Interactions(table, checked.times_are_real)
     logger.info(
         "%s: %d interactions of %d users read in %.1f s; %d rows repeat another (kept); times %s",
         name,
@@ -138,6 +130,42 @@ def read_interactions(source: Source, settings: InteractionSettings | None = Non
     return filter_interactions(
         interactions, settings.min_user_events, settings.min_item_events, settings.drop_repeats
     )
+
+
+@dataclass(frozen=True)
+class CheckedEvents:
+    """The columns of staged rows, all of whose values can be used.
+
+    Attributes:
+        expressions: SQL over the staged rows for each of our columns.
+        times_are_real: whether timestamp becomes microseconds since 1970 UTC; else a position.
+    """
+
+    expressions: dict[str, str]
+    times_are_real: bool
+
+
+def check_events(events: Staging, settings: InteractionSettings) -> CheckedEvents:
+    """Check every value of the staged rows, and say how it is read.
+
+    Raises:
+        DataError: an id, time or weight is missing or unusable.
+    """
+    expressions = {
+        USER: _read_ids(events, USER, settings.id_type),
+        ITEM: _read_ids(events, ITEM, settings.id_type),
+    }
+    expressions[TIME], times_are_real = read_times(events, settings.time_unit)
+    if BEHAVIOUR in events.labels:
+        expressions[BEHAVIOUR] = _read_behaviours(events)
+    if WEIGHT in events.labels:
+        expressions[WEIGHT] = _read_weights(events)
+    return CheckedEvents(expressions, times_are_real)
+
+
+def name_of(source: Source) -> str:
+    """Return what errors and logs call a source."""
+    return str(source) if isinstance(source, str | Path) else type(source).__name__
 
 
 def _read_ids(events: Staging, column: str, id_type: str) -> str:

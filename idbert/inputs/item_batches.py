@@ -55,8 +55,8 @@ class MaskedItemData(PlannedData):
 
     def __getitems__(self, planned: PlannedBatch) -> ItemBatch:
         """Build one batch: input_ids, attention_mask, labels, and what else the data has."""
-        starts_B = self.sequences.offsets[planned.sequences]
-        lengths_B = self.sequences.offsets[planned.sequences + 1] - starts_B
+        starts_B = self.sequences.starts[planned.sequences]
+        lengths_B = self.sequences.stops[planned.sequences] - starts_B
         slots = _Slots(starts_B, lengths_B)
         input_ids_BL, labels_BL = mask_items(
             slots.rows(self.sequences.items),
@@ -95,8 +95,8 @@ class NextItemData(PlannedData):
 
     def __getitems__(self, planned: PlannedBatch) -> ItemBatch:
         """Build one batch: input_ids, attention_mask, labels, and what else the data has."""
-        starts_B = self.sequences.offsets[planned.sequences]
-        lengths_B = self.sequences.offsets[planned.sequences + 1] - starts_B - 1
+        starts_B = self.sequences.starts[planned.sequences]
+        lengths_B = self.sequences.stops[planned.sequences] - starts_B - 1
         inputs, targets = _Slots(starts_B, lengths_B), _Slots(starts_B + 1, lengths_B)
         input_ids_BL = inputs.rows(self.sequences.items)
         labels_BL = targets.rows(self.sequences.items)
@@ -153,7 +153,7 @@ def history_batches(
         users_B = order_U[first : first + max(1, token_budget // longest)]
         first += len(users_B)
         lengths_B = lengths_U[users_B]
-        slots = _Slots(sequences.offsets[users_B + 1] - lengths_B, lengths_B, queries)
+        slots = _Slots(sequences.stops[users_B] - lengths_B, lengths_B, queries)
         input_ids_BL = slots.rows(sequences.items, query=MASK)
         yield users_B, _inputs(input_ids_BL, slots, sequences, query_behaviour)
 

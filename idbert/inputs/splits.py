@@ -84,15 +84,53 @@ class SplitSettings:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """One moment of a log: what every user did before it, and whose next event is withheld.
+
+    A user's events are sorted, so that those before the moment are the first ones. The target of a
+    tested user is the event at `ends_U`, and the events before it are the user's history.
+
+    Attributes:
+        ends_U: where the known events of each user end; they begin where the user's events do.
+        tested_U: which users have a target here; each of them has a known event.
+    """
+
+    ends_U: Int64[np.ndarray, "U"]
+    tested_U: Bool[np.ndarray, "U"]
+
+
 def split(interactions: Interactions, settings: SplitSettings) -> Split:
     """Cut a log as the settings say.
 
     Raises:
         DataError: see `leave_last_out` and `global_time_split`.
     """
+    times_T = interactions.column(TIME).to_numpy() if interactions.times_are_real else None
+    offsets = interactions.user_offsets()
+    return _split_at(interactions, offsets, *cut_log(offsets, times_T, settings))
+
+
+def cut_log(
+    offsets: Int64[np.ndarray, "_"],
+    times_T: Int64[np.ndarray, "T"] | None,
+    settings: SplitSettings,
+) -> tuple[Cut, Cut]:
+    """Return where the settings cut a log for validation, and where for the test.
+
+    What is known at the first cut is trained on.
+
+    Args:
+        offsets: U + 1 bounds of the users' events, oldest first.
+        times_T: of all events, which may be a mapped file; None where they only have an order.
+        settings: how to cut.
+
+    Raises:
+        DataError: see `leave_last_out` and `global_time_split`.
+    """
     if settings.name == "global_time":
-        return global_time_split(interactions, settings.time)
-    return leave_last_out(interactions)
+        return _time_cuts(offsets, times_T, settings.time)
+    return _last_cuts(offsets)
 
 
 def leave_last_out(interactions: Interactions) -> Split:
@@ -104,40 +142,7 @@ def leave_last_out(interactions: Interactions) -> Split:
     Raises:
         DataError: no user has 3 events.
     """
-    offsets = interactions.user_offsets()
-    lengths_U = np.diff(offsets)
-    tested_U = lengths_U >= 3
-    if not tested_U.any():
-        raise DataError(
-            f"none of the {len(lengths_U):,} users has 3 events, which leave_last_out needs: one "
-            "to train on, one for validation, one for the test. Give a log that holds more of each "
-            "user."
-        )
-    if not tested_U.all():
-        logger.info(
-            "leave_last_out: %d of %d users have fewer than 3 events and are only trained on",
-            np.count_nonzero(~tested_U),
-            len(lengths_U),
-        )
-    last_U = offsets[1:][tested_U] - 1
-    of_tested_T = np.repeat(tested_U, lengths_U)
-    is_last_T = _mask(last_U, len(interactions))
-    is_last_but_one_T = _mask(last_U - 1, len(interactions))
-    train_T = ~is_last_T & ~is_last_but_one_T
-    train = interactions.filter(train_T)
-    return Split(
-        train=train,
-        validation=HeldOut(
-            histories=interactions.filter(train_T & of_tested_T),
-            targets=interactions.filter(is_last_but_one_T),
-            known=train,
-        ),
-        test=HeldOut(
-            histories=interactions.filter(of_tested_T & ~is_last_T),
-            targets=interactions.filter(is_last_T),
-            known=interactions.filter(~is_last_T),
-        ),
-    )
+    return split(interactions, SplitSettings())
 
 
 def global_time_split(
@@ -156,65 +161,115 @@ def global_time_split(
     Raises:
         DataError: times are positions, or a part would be empty.
     """
-    settings = settings or TimeSplitSettings()
-    if not interactions.times_are_real:
+    return split(interactions, SplitSettings("global_time", settings or TimeSplitSettings()))
+
+
+def _last_cuts(offsets: Int64[np.ndarray, "_"]) -> tuple[Cut, Cut]:
+    lengths_U = np.diff(offsets)
+    tested_U = lengths_U >= 3
+    if not tested_U.any():
+        raise DataError(
+            f"none of the {len(lengths_U):,} users has 3 events, which leave_last_out needs: one "
+            "to train on, one for validation, one for the test. Give a log that holds more of each "
+            "user."
+        )
+    if not tested_U.all():
+        logger.info(
+            "leave_last_out: %d of %d users have fewer than 3 events and are only trained on",
+            np.count_nonzero(~tested_U),
+            len(lengths_U),
+        )
+    last = Cut(offsets[1:] - tested_U, tested_U)
+    return Cut(last.ends_U - tested_U, tested_U), last
+
+
+def _time_cuts(
+    offsets: Int64[np.ndarray, "_"],
+    times_T: Int64[np.ndarray, "T"] | None,
+    settings: TimeSplitSettings,
+) -> tuple[Cut, Cut]:
+    if times_T is None:
         raise DataError(
             "a global time split needs real times, and these are positions within each user's "
             "events. Use leave_last_out, or set time_column or time_unit if the log has times."
         )
-    times_T = interactions.column(TIME).to_numpy()
-    ordered_T = np.sort(times_T)
-    first_cut = ordered_T[int(settings.validation_from * len(ordered_T))]
-    second_cut = ordered_T[int(settings.test_from * len(ordered_T))]
-    train_T = times_T < first_cut
-    if not train_T.any():
+    places = [int(share * len(times_T)) for share in (settings.validation_from, settings.test_from)]
+    first_cut, second_cut = np.partition(times_T, places)[places]
+    train_U = _events_before(first_cut, offsets, times_T)
+    if not train_U.any():
         raise DataError(
             "the global time split leaves nothing to train on: no event is earlier than the first "
             "cut. Raise validation_from."
         )
-    return Split(
-        train=interactions.filter(train_T),
-        validation=_first_from(interactions, times_T, first_cut, second_cut, "validation"),
-        test=_first_from(interactions, times_T, second_cut, ordered_T[-1] + 1, "test"),
+    after_all = times_T.max() + 1
+    return (
+        _time_cut(train_U, offsets, times_T, second_cut, "validation"),
+        _time_cut(
+            _events_before(second_cut, offsets, times_T), offsets, times_T, after_all, "test"
+        ),
     )
 
 
-def _first_from(
-    interactions: Interactions,
+def _events_before(
+    moment: np.int64, offsets: Int64[np.ndarray, "_"], times_T: Int64[np.ndarray, "T"]
+) -> Int64[np.ndarray, "U"]:
+    """Count each user's events before a moment."""
+    before_U: np.ndarray = np.add.reduceat(times_T < moment, offsets[:-1], dtype=np.int64)
+    return before_U
+
+
+def _time_cut(
+    before_U: Int64[np.ndarray, "U"],
+    offsets: Int64[np.ndarray, "_"],
     times_T: Int64[np.ndarray, "T"],
-    start: np.int64,
     end: np.int64,
     name: str,
-) -> HeldOut:
-    """Withhold each user's first event in [start, end); the history is all before `start`."""
-    offsets = interactions.user_offsets()
-    before_U = np.add.reduceat(times_T < start, offsets[:-1], dtype=np.int64)
-    # A user's events are sorted by time: the first one from `start` on follows those before it.
-    first_U = offsets[:-1] + before_U
-    active_U = first_U < offsets[1:]
-    active_U[active_U] = times_T[first_U[active_U]] < end
-    kept_U = active_U & (before_U > 0)
-    if not kept_U.any():
+) -> Cut:
+    """Test the users with known events whose next one is before `end`."""
+    ends_U = offsets[:-1] + before_U
+    active_U = ends_U < offsets[1:]
+    active_U[active_U] = times_T[ends_U[active_U]] < end
+    tested_U = active_U & (before_U > 0)
+    if not tested_U.any():
         raise DataError(
             f"the global time split leaves no {name} targets: no user has an event in that stretch "
             "of time and one before it. Move validation_from and test_from."
         )
-    if (active_U & ~kept_U).any():
+    if (active_U & ~tested_U).any():
         logger.info(
             "global_time_split: %d of %d users in the %s part have no history and are left out",
-            np.count_nonzero(active_U & ~kept_U),
+            np.count_nonzero(active_U & ~tested_U),
             np.count_nonzero(active_U),
             name,
         )
-    of_kept_T = np.repeat(kept_U, np.diff(offsets))
+    return Cut(ends_U, tested_U)
+
+
+def _split_at(
+    interactions: Interactions, offsets: Int64[np.ndarray, "_"], validation: Cut, test: Cut
+) -> Split:
+    held_out = [_held_out(interactions, offsets, cut) for cut in (validation, test)]
+    return Split(held_out[0].known, *held_out)
+
+
+def _held_out(interactions: Interactions, offsets: Int64[np.ndarray, "_"], cut: Cut) -> HeldOut:
+    known_T = _inside(offsets, cut.ends_U)
+    of_tested_T = np.repeat(cut.tested_U, np.diff(offsets))
+    targets_T = np.zeros(len(interactions), dtype=bool)
+    targets_T[cut.ends_U[cut.tested_U]] = True
     return HeldOut(
-        histories=interactions.filter((times_T < start) & of_kept_T),
-        targets=interactions.filter(_mask(first_U[kept_U], len(interactions))),
-        known=interactions.filter(times_T < start),
+        histories=interactions.filter(known_T & of_tested_T),
+        targets=interactions.filter(targets_T),
+        known=interactions.filter(known_T),
     )
 
 
-def _mask(rows: Int64[np.ndarray, "N"], length: int) -> Bool[np.ndarray, "T"]:
-    mask = np.zeros(length, dtype=bool)
-    mask[rows] = True
-    return mask
+def _inside(
+    offsets: Int64[np.ndarray, "_"], ends_U: Int64[np.ndarray, "U"]
+) -> Bool[np.ndarray, "T"]:
+    """Mark the events from each user's first up to the user's end."""
+    steps_T = np.zeros(offsets[-1] + 1, dtype=np.int8)
+    some_U = ends_U > offsets[:-1]
+    steps_T[offsets[:-1][some_U]] += 1  # no two users begin, and no two end, at one place
+    steps_T[ends_U[some_U]] -= 1
+    return np.cumsum(steps_T[:-1], dtype=np.int8).astype(bool)

@@ -162,7 +162,11 @@ class Staging:
 
 @contextmanager
 def staged(
-    source: str, parts: Sequence[Part], labels: Mapping[str, str], memory_limit: str
+    source: str,
+    parts: Sequence[Part],
+    labels: Mapping[str, str],
+    memory_limit: str,
+    spill_in: Path | None = None,
 ) -> Iterator[Staging]:
     """Load a source into DuckDB, which spills to a temporary folder; both are gone afterwards.
 
@@ -171,11 +175,12 @@ def staged(
         parts: its files, or the table, in the order that ties in time are broken by.
         labels: our names for the columns, and their names in the source.
         memory_limit: beyond it DuckDB spills to disk.
+        spill_in: the folder of that temporary folder; None: the system's.
 
     Raises:
         DataError: a part cannot be read, parts disagree, or memory and disk do not suffice.
     """
-    with tempfile.TemporaryDirectory(prefix="idbert-") as spill:
+    with tempfile.TemporaryDirectory(prefix="idbert-", dir=spill_in) as spill:
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
             "temp_directory": spill,
@@ -189,10 +194,14 @@ def staged(
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             if isinstance(error, duckdb.IOException) and "No space left" not in str(error):
                 raise DataError(f"{source} cannot be read: {_first_line(error)}.") from error
+            place = (
+                "set the environment variable TMPDIR to a folder on a disk with more room"
+                if spill_in is None
+                else "free some space there"
+            )
             raise DataError(
                 f"{source}: reading and sorting needs more than memory_limit={memory_limit} and "
-                f"the free disk space of {Path(spill).parent}. Raise memory_limit, or set the "
-                "environment variable TMPDIR to a folder on a disk with more room."
+                f"the free disk space of {Path(spill).parent}. Raise memory_limit, or {place}."
             ) from error
 
 

@@ -64,20 +64,35 @@ class Vocabulary:
             DataError: `catalogue` is empty.
         """
         ids, counts = _counted(catalogue.column(ITEM))
-        if len(ids) == 0:
-            raise DataError("no interactions, hence no items: the catalogue would be empty.")
         if train is not None:
             trained, frequencies = _counted(train.column(ITEM))
             counts = pc.fill_null(frequencies.take(pc.index_in(ids, value_set=trained)), 0)
+        behaviours: tuple[str, ...] = ()
+        if catalogue.has(BEHAVIOUR):
+            names, frequencies = _counted(catalogue.column(BEHAVIOUR))
+            behaviours = by_frequency(names, frequencies)
+        return cls.from_counts(ids, counts, behaviours)
+
+    @classmethod
+    def from_counts(
+        cls, ids: pa.Array, counts: pa.Array, behaviours: tuple[str, ...] = ()
+    ) -> "Vocabulary":
+        """Give a row to every id, the most frequent first.
+
+        Args:
+            ids: of the catalogue, each once.
+            counts: how often each occurs in training.
+            behaviours: their names, most frequent first.
+
+        Raises:
+            DataError: there are no ids.
+        """
+        if len(ids) == 0:
+            raise DataError("no interactions, hence no items: the catalogue would be empty.")
         order = pc.sort_indices(
             pa.table({"id": ids, "count": counts}),
             sort_keys=[("count", "descending"), ("id", "ascending")],
         )
-        behaviours: tuple[str, ...] = ()
-        if catalogue.has(BEHAVIOUR):
-            names, frequencies = _counted(catalogue.column(BEHAVIOUR))
-            ranked = zip((-frequencies.to_numpy()).tolist(), names.to_pylist(), strict=True)
-            behaviours = tuple(name for _, name in sorted(ranked))
         vocabulary = cls(ids.take(order), _with_specials(counts.take(order)), behaviours)
         logger.info(
             "catalogue: %d items, %d of them never occur in training",
@@ -229,6 +244,12 @@ class Vocabulary:
             return given.cast(self.ids.type)
         except pa.ArrowInvalid as error:
             raise DataError(f"an id does not fit {self.ids.type}: {error}.") from error
+
+
+def by_frequency(names: pa.Array, frequencies: pa.Array) -> tuple[str, ...]:
+    """Return the names of behaviours, most frequent first, then by name."""
+    ranked = zip((-frequencies.to_numpy()).tolist(), names.to_pylist(), strict=True)
+    return tuple(name for _, name in sorted(ranked))
 
 
 def _counted(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:

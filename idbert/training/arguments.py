@@ -127,6 +127,9 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    check_memory: bool = True
+    """Refuse a training of items that is estimated to need more memory than there is."""
+
     trackers: tuple[str, ...] = ()
     """Experiment trackers that transformers knows, such as tensorboard, trackio, mlflow, wandb."""
 

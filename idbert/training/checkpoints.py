@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from idbert.errors import CheckpointError, DataError
 from idbert.files import written_aside
+from idbert.processes import is_loss_of_process
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ def writing_checkpoint(
             _write_manifest(aside, origin)
     # torch and safetensors report a failed write as errors of their own
     except (OSError, RuntimeError, SafetensorError, DataError) as error:
+        if is_loss_of_process(error):
+            raise
         needed_mib = math.ceil(needed_bytes / 2**20)
         free_mib = shutil.disk_usage(folder).free // 2**20
         raise CheckpointError(

@@ -1,6 +1,5 @@
 """Which parts of an encoder are not trained, and when they thaw."""
 
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from idbert.errors import ConfigError
+from idbert.processes import num_processes
 from idbert.training.arguments import TrainingSettings
 
 
@@ -82,7 +82,7 @@ def freeze(
             f"unfreeze_every={settings.unfreeze_every} cannot act: the training ends after "
             f"{total_steps} steps, before anything thaws at step {every_steps}. Give fewer epochs."
         )
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if num_processes() > 1:
         raise ConfigError(
             "unfreeze_every cannot act in several processes, which share the gradients of what is "
             "trained from the start only. Train in one, or leave it out."

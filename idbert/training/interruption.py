@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from idbert import processes
 
 
 class StopOnSigterm(TrainerCallback):
@@ -44,12 +45,9 @@ class StopOnSigterm(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Log, save and stop, all processes at the same step."""
-        if self._received_by_any(args):
+        if self._received_by_any():
             control.should_log = control.should_save = control.should_training_stop = True
 
-    def _received_by_any(self, args: TrainingArguments) -> bool:
-        if args.world_size > 1:
-            flag = torch.tensor(int(self.received), device=args.device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            self.received = bool(flag)
+    def _received_by_any(self) -> bool:
+        self.received = processes.any_of(self.received)
         return self.received

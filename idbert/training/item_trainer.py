@@ -22,6 +22,8 @@ class ItemTrainer(PlannedTrainer):
     Built by `build_trainer`.
     """
 
+    evaluates_together = True
+
     def __init__(
         self,
         model: ItemModel,

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from idbert.inputs.planned_loader import Batch, PlannedLoader
-from idbert.training.adversarial import build_attack
+from idbert.inputs.planned_loader import SPARE, Batch, PlannedLoader
+from idbert.training.adversarial import Attack, build_attack
 from idbert.training.arguments import TrainingSettings
 from idbert.training.strategy_trainer import Evaluate, StrategyTrainer
 from idbert.training.targets import as_countable, check_divides_by_targets
@@ -58,7 +59,10 @@ class PlannedTrainer(StrategyTrainer):
         """Take the batches of a step, and count what each of their losses is divided by."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for labels, argument in getattr(self._model, "counted_labels", {}).items():
-            counts = [{"labels": batch[labels]} for batch in batches]
+            counts = [
+                {"labels": batch[labels]} | {key: batch[key] for key in batch.keys() & {SPARE}}
+                for batch in batches
+            ]
             total = self._get_num_items_in_batch(counts, device)
             batches = [{**batch, argument: total} for batch in batches]
         return batches, num_items
@@ -70,13 +74,34 @@ class PlannedTrainer(StrategyTrainer):
         total = super()._get_num_items_in_batch(countable, device)
         return total.clamp(min=1) if isinstance(total, Tensor) else total
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Compute a batch's loss; that of a spare one is 0, and so are its gradients."""
+        given = {name: tensor for name, tensor in inputs.items() if name != SPARE}
+        loss = super().compute_loss(model, given, return_outputs, num_items_in_batch)
+        return loss * 0 if SPARE in inputs else loss
+
     def training_step(
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Add a batch's gradients to those of its step, those of adversarial passes with them."""
-        if self._attack is None:
-            step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-            return step_loss
+        if self._attack is not None:
+            return self._attacked_step(self._attack, model, inputs, num_items_in_batch)
+        step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return step_loss
+
+    def _attacked_step(
+        self,
+        attack: Attack,
+        model: nn.Module,
+        inputs: Batch,
+        num_items_in_batch: Tensor | int | None,
+    ) -> Tensor:
         model.train()
         batch = self._prepare_inputs(inputs)
 
@@ -86,6 +111,6 @@ class PlannedTrainer(StrategyTrainer):
             assert isinstance(value, Tensor)  # no outputs were asked for
             return value
 
-        return self._attack.backward(
+        return attack.backward(
             loss, self.accelerator.backward, lambda: self.accelerator.no_sync(model)
         )

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
+from idbert import processes
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import WeightAverage
@@ -32,6 +33,7 @@ from idbert.training.checkpoints import (
     writing_checkpoint,
 )
 from idbert.training.interruption import StopOnSigterm
+from idbert.training.launch import check_launch, facts_of
 from idbert.training.progress import Progress
 from idbert.training.translation import to_training_arguments
 
@@ -71,6 +73,8 @@ class ResumableTrainer(Trainer):
         callbacks: Sequence[TrainerCallback],
         **options: Any,
     ) -> None:
+        check_launch(settings)
+        processes.join()
         self.finished = False
         self._model, self._loader, self._settings = model, loader, settings
         self._average = average
@@ -97,6 +101,8 @@ class ResumableTrainer(Trainer):
             **options,
         )
         self.remove_callback(PrinterCallback)  # `Progress` stands in for it
+        if processes.num_processes() > 1:  # else all would drop out the same units
+            torch.manual_seed(processes.seed_of_process(settings.seed))
 
     @property
     def resumes(self) -> bool:
@@ -111,11 +117,16 @@ class ResumableTrainer(Trainer):
 
         Raises:
             CheckpointError: a checkpoint cannot be written, or was written by another training.
+            DataError: the processes of torchrun have other data or settings.
             TrainingError: the loss is no longer a number.
         """
-        if self.args.should_save:
+        if processes.is_writer():
             remove_leftovers(self._folder)
         newest = newest_checkpoint(self._folder)
+        processes.check_agreement(
+            facts_of(self._model, self._loader, self._settings)
+            | {"the newest checkpoint": "none" if newest is None else newest.name}
+        )
         if newest is not None:
             check_origin(newest, self._origin)
             state = TrainerState.load_from_json(str(newest / _STATE))
@@ -197,6 +208,20 @@ class ResumableTrainer(Trainer):
         self.state.best_model_checkpoint = self._best_checkpoint()
         super()._load_best_model()
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Go on with the numbers of this process; after a change of their count, with new ones."""
+        super()._load_rng_state(checkpoint)
+        name = "rng_state.pth"
+        if self.args.world_size > 1:
+            name = f"rng_state_{self.args.process_index}.pth"
+        if checkpoint is not None and not (Path(checkpoint) / name).is_file():
+            logger.warning(
+                "%s was written by another number of processes: dropout goes on with other numbers",
+                checkpoint,
+            )
+            step = self.state.global_step
+            torch.manual_seed(processes.seed_of_process(self._settings.seed, step))
+
     # Our own helpers.
 
     @property
@@ -212,7 +237,6 @@ class ResumableTrainer(Trainer):
         return {
             "batches_per_epoch": len(self._loader),
             "accumulation": self._settings.accumulation,
-            "world_size": self.args.world_size,
             "seed": self._settings.seed,
             "learning_rate": self._settings.learning_rate,
             "weight_decay": self._settings.weight_decay,
@@ -246,14 +270,14 @@ class ResumableTrainer(Trainer):
             with writing_checkpoint(
                 self._folder, step, origin=self._origin, needed_bytes=self._checkpoint_bytes()
             ) as aside:
-                self.accelerator.wait_for_everyone()
+                processes.wait()
                 yield str(aside)
-                self.accelerator.wait_for_everyone()
+                processes.wait()
         else:
-            self.accelerator.wait_for_everyone()
+            processes.wait()
             yield str(aside_path(self._folder, step))
-            self.accelerator.wait_for_everyone()
-        self.accelerator.wait_for_everyone()
+            processes.wait()
+        processes.wait()
 
     def _checkpoint_bytes(self) -> int:
         """Estimate a checkpoint's size: weights, two moments of each, and perhaps an average."""

@@ -111,12 +111,24 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | int) ->
 def with_sparse_rows(model: nn.Module, settings: TrainingSettings) -> bool:
     """Have the item table's gradient hold only the rows that are read, where that is wanted.
 
-    Args:
-        model: To be trained.
-        settings: `sparse_rows` true, false, or null for where it pays.
+    Arguments and errors as for `wants_sparse_rows`.
 
     Returns:
         Whether it is so now.
+    """
+    wanted = wants_sparse_rows(model, settings)
+    if wanted:
+        assert isinstance(model, TiedScoresModel)
+        model.read_sparsely()
+    return wanted
+
+
+def wants_sparse_rows(model: nn.Module, settings: TrainingSettings) -> bool:
+    """Say whether the item table's gradient is to hold only the rows that are read.
+
+    Args:
+        model: To be trained.
+        settings: `sparse_rows` true, false, or null for where it pays.
 
     Raises:
         ConfigError: it is wanted, and cannot be.
@@ -127,10 +139,14 @@ def with_sparse_rows(model: nn.Module, settings: TrainingSettings) -> bool:
     if settings.sparse_rows is False or obstacle is not None:
         return False
     assert isinstance(model, TiedScoresModel)
-    if settings.sparse_rows is None and model.config.vocab_size <= LARGE_TABLE:
-        return False
-    model.read_sparsely()
-    return True
+    return bool(settings.sparse_rows or model.config.vocab_size > LARGE_TABLE)
+
+
+def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return what `with_sparse_rows` has made sparse: the embeddings and the biases of the rows."""
+    assert isinstance(model, TiedScoresModel)
+    of_rows: list[Any] = [model.get_input_embeddings().weight, model.head.bias]
+    return [parameter for parameter in of_rows if parameter.requires_grad]
 
 
 def _obstacle(model: nn.Module, settings: TrainingSettings) -> str | None:

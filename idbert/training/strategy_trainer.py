@@ -1,15 +1,16 @@
 """The trainer that knows the strategies of fine-tuning, whatever a batch and a loss are."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import TrainerCallback
 
+from idbert import processes
 from idbert.errors import ConfigError
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import build_average
@@ -18,7 +19,13 @@ from idbert.training.metric import check_metric, choose_metric
 from idbert.training.parameters import parameter_groups
 from idbert.training.precision import autocast, resolve_precision
 from idbert.training.resumable_trainer import ResumableTrainer
-from idbert.training.row_adamw import RowAdamW, clip_gradients, with_sparse_rows
+from idbert.training.row_adamw import (
+    RowAdamW,
+    clip_gradients,
+    sparse_parameters,
+    with_sparse_rows,
+)
+from idbert.training.sparse_exchange import exchange, take_from_ddp
 
 Evaluate: TypeAlias = Callable[[], dict[str, float]]
 """How good the model is now: metrics by name."""
@@ -41,9 +48,13 @@ class StrategyTrainer(ResumableTrainer):
         options: What another trainer takes beside transformers' own.
 
     Attributes:
+        evaluates_together: Whether the processes of torchrun share the evaluation out, and all get
+            the metrics; else the first evaluates and tells the others.
         finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
         precision: float32 or bfloat16, of the passes in training.
     """
+
+    evaluates_together: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -80,6 +91,9 @@ class StrategyTrainer(ResumableTrainer):
             **options,
         )
         self.precision = resolve_precision(settings.precision, hidden_size, self.args.device.type)
+        self._row_parameters = sparse_parameters(model) if self._has_sparse_rows else []
+        if self._row_parameters and processes.num_processes() > 1:
+            take_from_ddp(model, self._row_parameters)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make AdamW with decay on matrices only, and rates by depth where the settings say so."""
@@ -103,8 +117,19 @@ class StrategyTrainer(ResumableTrainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if self._has_sparse_rows:
-            return clip_gradients(model.parameters(), self.args.max_grad_norm)
+            return self._clip_with_sparse_rows(model, self.args.max_grad_norm)
         return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None and self._has_sparse_rows:
+            return self._clip_with_sparse_rows(model, math.inf)
+        return super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+
+    def _clip_with_sparse_rows(self, model: nn.Module, max_norm: float) -> torch.Tensor:
+        """Clip the gradients of all processes together; those of the rows have yet to meet."""
+        if processes.num_processes() > 1:
+            exchange(self._row_parameters)
+        return clip_gradients(model.parameters(), max_norm)
 
     def autocast_smart_context_manager(
         self, cache_enabled: bool | None = True
@@ -131,16 +156,17 @@ class StrategyTrainer(ResumableTrainer):
         """
         if self._evaluate_model is None:
             raise ConfigError("This trainer was built without a validation part to evaluate on.")
-        metrics: list[Any] = [None]
-        if self.is_world_process_zero():
-            values = self._evaluated(self._evaluate_model)
-            metrics = [{f"{metric_key_prefix}_{name}": value for name, value in values.items()}]
-        broadcast_object_list(metrics)
-        self.log(metrics[0])
+        evaluate = self._evaluate_model
+        if self.evaluates_together:
+            values = self._evaluated(evaluate)
+        else:
+            values = processes.by_writer(lambda: self._evaluated(evaluate))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics[0]
+            self.args, self.state, self.control, metrics
         )
-        return dict(metrics[0])
+        return dict(metrics)
 
     def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
         was_training = self._trained.training

@@ -7,15 +7,18 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from idbert.errors import ConfigError
-from idbert.inputs.planned_loader import Batch
+from idbert.inputs.planned_loader import SPARE, Batch
 
 
 def as_countable(batch: Batch) -> Int[Tensor, "..."]:
     """Return labels of a batch of which each that is not -100 is one target.
 
     Class or token labels are integers and targets one by one. Multi-hot labels and numbers are
-    floats, [B, C] or [B], and each row is one target, as where there are no labels.
+    floats, [B, C] or [B], and each row is one target, as where there are no labels. A batch that
+    another process counts has none.
     """
+    if SPARE in batch:
+        return torch.zeros(0, dtype=torch.int64)
     labels = batch.get("labels")
     if labels is not None and not labels.is_floating_point():
         return labels

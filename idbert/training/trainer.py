@@ -1,13 +1,13 @@
 """Model, data and settings put together: `build_trainer` is where training begins."""
 
 import logging
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from idbert import processes
 from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings
 from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData
@@ -17,6 +17,7 @@ from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
 from idbert.training.arguments import TrainingSettings
 from idbert.training.item_trainer import ItemTrainer
+from idbert.training.memory import check_memory
 from idbert.training.planned_trainer import PlannedTrainer
 from idbert.training.strategy_trainer import Evaluate
 from idbert.training.validation import Validation
@@ -50,9 +51,11 @@ def build_trainer(
         callbacks: Your own, of transformers' kind.
 
     Raises:
-        ConfigError: masking does not fit the model, or a setting cannot act.
+        ConfigError: masking does not fit the model, a setting cannot act, or there is not enough
+            memory.
     """
     _check_validation(settings, validation is not None)
+    check_memory(model, sequences, masking, batches, settings, validation)
     data = training_data(model, sequences, masking, batches, settings.seed)
     return ItemTrainer(
         model,
@@ -168,13 +171,11 @@ def _check_validation(settings: TrainingSettings, with_validation: bool) -> None
 def _planned_loader(
     data: PlannedData, batches: BatchSettings, settings: TrainingSettings
 ) -> PlannedLoader:
-    rank, world_size = _place_among_processes()
     plan = BatchPlan(
-        data.input_lengths, batches, seed=settings.seed, rank=rank, world_size=world_size
+        data.input_lengths,
+        batches,
+        seed=settings.seed,
+        rank=processes.process_rank(),
+        world_size=processes.num_processes(),
     )
     return train_loader(data, plan, settings.num_workers)
-
-
-def _place_among_processes() -> tuple[int, int]:
-    """Return rank and number of processes, as torchrun sets them."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -1,19 +1,25 @@
 """The validation part, and how good a model is on it."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from idbert import processes
 from idbert.errors import DataError
 from idbert.evaluation.metrics import metrics_at
-from idbert.evaluation.ranks import Score, target_ranks
+from idbert.evaluation.ranks import BYTES_PER_SCORE, Score, target_ranks, users_per_chunk
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.item_batches import history_batches
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
+
+LEAST_MIB, MOST_MIB, USERS_OF_CHUNK = 64, 512, 256
+"""Of the scores that are ranked at once: chunks so small that processes can share them out, and so
+large that a product of matrices pays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,25 +49,40 @@ class Validation:
                 f"{len(self.targets_U)} targets. Give one target for each history."
             )
 
+    def __len__(self) -> int:
+        """Return U, the number of users."""
+        return len(self.targets_U)
 
-def model_score(model: ItemModel, validation: Validation, batches: BatchSettings) -> Score:
+
+def model_score(
+    model: ItemModel, validation: Validation, batches: BatchSettings, *, together: bool = False
+) -> Score:
     """Encode all users once, and return what scores them against the whole catalogue.
 
     Args:
         model: Left in the mode (training or not) that it is in.
         validation: The histories.
         batches: How many positions a batch may have.
+        together: Whether the processes of torchrun share out the batches; all call this then.
     """
+    rank, step = processes.place() if together else (0, 1)
     limits = [limit for limit in (model.max_length, validation.max_length) if limit is not None]
     users_UD = model.encode_users(
-        history_batches(
-            validation.histories,
-            objective=model.objective,
-            max_length=min(limits, default=None),
-            token_budget=batches.token_budget,
+        islice(
+            history_batches(
+                validation.histories,
+                objective=model.objective,
+                max_length=min(limits, default=None),
+                token_budget=batches.token_budget,
+            ),
+            rank,
+            None,
+            step,
         ),
         num_users=len(validation.histories),
     )
+    if together:
+        processes.summed(users_UD)  # each row is 0 in all processes but one
     items_VD = model.item_vectors()
 
     def score(positions_B: Int64[np.ndarray, "B"]) -> Float[Tensor, "B V"]:
@@ -75,17 +96,42 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Rank the whole catalogue for every user and return "ndcg@10", "recall@10" and so on.
 
+    The processes of torchrun share the users out by whole batches and whole chunks, so that every
+    product has the shape that it has in one process, and every rank is the same.
+
     Args:
         model: Left in the mode (training or not) that it is in.
         validation: Histories and targets.
         batches: How many positions a batch may have.
     """
-    ranking = target_ranks(
-        model_score(model, validation, batches),
-        validation.targets_U,
-        validation.histories.items,
-        validation.histories.offsets,
-        vocab_size=model.config.vocab_size,
-        filter_seen=validation.filter_seen,
-    )
-    return metrics_at(ranking.ranks_U)
+    vocab_size, num_users = model.config.vocab_size, len(validation.targets_U)
+    score = model_score(model, validation, batches, together=True)
+    memory_mib = chunk_memory_mib(vocab_size)
+    first, last = _own_users(num_users, users_per_chunk(vocab_size, memory_mib))
+    ranks_U = torch.zeros(num_users, dtype=torch.float64)
+    if first < last:
+        ranks_U[first:last] = torch.from_numpy(
+            target_ranks(
+                lambda positions_B: score(positions_B + first),
+                validation.targets_U[first:last],
+                validation.histories.items,
+                validation.histories.offsets[first : last + 1],
+                vocab_size=vocab_size,
+                filter_seen=validation.filter_seen,
+                memory_mib=memory_mib,
+            ).ranks_U
+        )
+    return metrics_at(processes.summed(ranks_U).numpy())
+
+
+def chunk_memory_mib(vocab_size: int) -> int:
+    """Return the memory for a chunk of users' scores: a few hundred users, 512 MiB at most."""
+    return min(MOST_MIB, max(LEAST_MIB, USERS_OF_CHUNK * vocab_size * BYTES_PER_SCORE // 2**20))
+
+
+def _own_users(num_users: int, chunk: int) -> tuple[int, int]:
+    """Return the first user of this process and the one behind its last, at ends of chunks."""
+    rank, size = processes.place()
+    chunks = -(-num_users // chunk)
+    first, last = (number * chunks // size * chunk for number in (rank, rank + 1))
+    return min(first, num_users), min(last, num_users)

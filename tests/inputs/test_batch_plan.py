@@ -31,8 +31,39 @@ def test_every_sequence_comes_once_an_epoch_over_all_ranks(world_size: int, seed
     for rank in range(world_size):
         plan = BatchPlan(lengths, SETTINGS, seed=seed, rank=rank, world_size=world_size)
         for batch in plan:
-            seen += batch.sequences.tolist()
+            seen += [] if batch.is_spare else batch.sequences.tolist()
     assert sorted(seen) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_all_ranks_together_have_the_batches_of_one_process_in_even_shares(world_size: int):
+    def plan(rank: int, world_size: int) -> BatchPlan:
+        plan = BatchPlan(movie_lengths(), SETTINGS, seed=3, rank=rank, world_size=world_size)
+        plan.set_epoch(2)
+        return plan
+
+    shares = zip(*(plan(rank, world_size) for rank in range(world_size)), strict=True)
+    for batch, of_ranks in zip(plan(0, 1), shares, strict=True):
+        own = [share.sequences.tolist() for share in of_ranks if not share.is_spare]
+        assert sum(own, []) == batch.sequences.tolist()
+        assert max(map(len, own)) - min(map(len, own)) <= 1
+
+
+def test_a_rank_without_a_share_gets_a_spare_sequence_that_is_marked():
+    lengths, settings = np.array([5, 5, 5]), BatchSettings(token_budget=10)
+    of_ranks = [
+        list(BatchPlan(lengths, settings, seed=0, rank=rank, world_size=3)) for rank in range(3)
+    ]
+    for batches in of_ranks:
+        assert [len(batch.sequences) for batch in batches] == [1, 1]
+    assert [sum(batch.is_spare for batch in batches) for batches in of_ranks] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("token_budget", [200, 1600])
+def test_the_largest_batch_is_known_beforehand(token_budget: int):
+    lengths = movie_lengths()
+    plan = BatchPlan(lengths, BatchSettings(token_budget=token_budget), seed=0)
+    assert slots_of(plan, lengths).max() <= plan.largest <= token_budget
 
 
 def test_empty_sequences_are_left_out():
@@ -152,7 +183,7 @@ def test_data_with_nothing_to_train_on_is_refused(lengths: list[int]):
 
 
 def test_more_processes_than_sequences_are_refused():
-    with pytest.raises(ConfigError, match="cannot be shared evenly among 4 processes"):
+    with pytest.raises(ConfigError, match="3 sequences cannot be shared out among 4 processes"):
         BatchPlan(np.array([5, 5, 5]), BatchSettings(), seed=0, world_size=4)
 
 

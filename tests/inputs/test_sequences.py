@@ -71,13 +71,18 @@ def test_every_setting_of_the_lengths_acts():
 def test_the_newest_events_of_sequences_are_those_that_build_sequences_keeps():
     log = random_log()
     vocabulary = Vocabulary.from_interactions(log)
-    cut = build_sequences(log, vocabulary).newest(3)
+    whole = build_sequences(log, vocabulary)
+    slices = whole.newest(3)
+    assert slices.items is whole.items  # nothing is copied
+    with pytest.raises(DataError, match="slices of a larger log.*Use starts and stops, or packed"):
+        _ = slices.offsets
+    cut = slices.packed()
     expected = build_sequences(log, vocabulary, SequenceSettings(max_length=3))
     assert as_lists(cut) == as_lists(expected)
     assert cut.times.tolist() == expected.times.tolist()
     assert cut.behaviours.tolist() == expected.behaviours.tolist()
     assert cut.num_dropped_events == expected.num_dropped_events > 0
-    shorter = Sequences.from_histories([[], [4, 5], []]).newest(1)
+    shorter = Sequences.from_histories([[], [4, 5], []]).newest(1).packed()
     assert as_lists(shorter) == {0: [], 1: [5], 2: []}
 
 

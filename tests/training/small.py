@@ -1,7 +1,6 @@
 """A training so small that it takes a fraction of a second."""
 
 import hashlib
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,7 +56,8 @@ def build(
     sequences = Sequences.from_histories([walk[:-1] for walk in histories()])
     if weighted:
         drawn = np.random.default_rng(0).uniform(0.1, 1.9, len(sequences.items))
-        sequences = replace(sequences, weights=drawn.astype(np.float32))
+        of = (sequences.users, sequences.items, sequences.offsets)
+        sequences = Sequences(*of, weights=drawn.astype(np.float32))
     return build_trainer(
         model or build_model(model_class),
         sequences,

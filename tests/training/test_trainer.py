@@ -107,7 +107,7 @@ def test_of_sequences_longer_than_the_model_the_newest_part_is_trained_on(
     masking = MaskingSettings() if model_class is MaskedItemModel else None
     sequences = Sequences.from_histories([list(range(4, 12)), [4, 5]])
     data = training_data(model, sequences, masking, BatchSettings(), seed=0)
-    assert data.sequences.items.tolist() == [*range(12 - events, 12), 4, 5]
+    assert data.sequences.packed().items.tolist() == [*range(12 - events, 12), 4, 5]
     assert data.input_lengths.max() == 5
     assert f"{8 - events} events left out: they are older than the newest {events}" in caplog.text
 

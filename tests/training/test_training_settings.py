@@ -157,7 +157,8 @@ def names_of(settings_class):
 
 
 def test_no_setting_is_without_a_test_that_it_acts():
-    elsewhere = {"device", "trackers", "sparse_rows"}  # below, and in test_row_adamw.py
+    # Below, in test_row_adamw.py and in test_memory.py
+    elsewhere = {"device", "trackers", "sparse_rows", "check_memory"}
     assert names_of(TrainingSettings) == {field for field, *_ in ACTING} | elsewhere
 
 
