@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from idbert.inputs.planned_loader import SPARE, Batch, PlannedLoader
+from idbert.nn.products import fast_products
 from idbert.training.adversarial import Attack, build_attack
 from idbert.training.arguments import TrainingSettings
+from idbert.training.heap import keep_freed_memory
 from idbert.training.strategy_trainer import Evaluate, StrategyTrainer
 from idbert.training.targets import as_countable, check_divides_by_targets
 
@@ -51,6 +53,7 @@ class PlannedTrainer(StrategyTrainer):
             metrics=metrics,
             callbacks=callbacks,
         )
+        keep_freed_memory()
         self.model_accepts_loss_kwargs = True  # `check_divides_by_targets` has seen to it
 
     def get_batch_samples(
@@ -90,10 +93,11 @@ class PlannedTrainer(StrategyTrainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Add a batch's gradients to those of its step, those of adversarial passes with them."""
-        if self._attack is not None:
-            return self._attacked_step(self._attack, model, inputs, num_items_in_batch)
-        step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        return step_loss
+        with fast_products():
+            if self._attack is not None:
+                return self._attacked_step(self._attack, model, inputs, num_items_in_batch)
+            step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return step_loss
 
     def _attacked_step(
         self,
