@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.nn.cpu_attention import cpu_attention, suits
@@ -27,9 +27,21 @@ class AttentionContext:
         distances: NEZHA's distances; None for BERT.
     """
 
-    visible: Bool[Tensor, "#B 1 #L L"] | None
+    visible: Bool[Tensor, "#B 1 #Q L"] | None
     kernel_is_causal: bool
     distances: RelativeDistances | None
+
+    def of_queries(self, queries_BQ: Int64[Tensor, "B Q"], length: int) -> "AttentionContext":
+        """Return what a layer needs whose queries are only some of the L positions."""
+        assert self.distances is None
+        visible = self.visible
+        if self.kernel_is_causal:
+            position_L = torch.arange(length, device=queries_BQ.device)
+            visible = (position_L <= queries_BQ[:, :, None])[:, None]
+        elif visible is not None and visible.shape[2] > 1:
+            rows_B1QL = queries_BQ[:, None, :, None].expand(-1, -1, -1, length)
+            visible = visible.expand(len(queries_BQ), -1, -1, -1).gather(2, rows_B1QL)
+        return AttentionContext(visible, kernel_is_causal=False, distances=None)
 
 
 class SelfAttention(nn.Module):
@@ -44,7 +56,8 @@ class SelfAttention(nn.Module):
         is_first: Whether no layer stands below.
 
     Shapes:
-        hidden_BLD -> attended_BLD, and the scores [B, H, L, L] to hand on.
+        hidden_BLD -> attended_BLD, and the scores [B, H, L, L] to hand on; with queries_BQ ->
+        [B, Q, D], and no scores.
     """
 
     def __init__(self, config: EncoderConfig, *, is_first: bool = True) -> None:
@@ -68,19 +81,23 @@ class SelfAttention(nn.Module):
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         below_BHLL: Float[Tensor, "B H L L"] | None = None,
-    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B H L L"] | None]:
+        queries_BQ: Int64[Tensor, "B Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B _ D"], Float[Tensor, "B H L L"] | None]:
         """Return, for each position, the mean of the values that it attends to; and the scores.
 
         Args:
             hidden_BLD: What is attended to.
             context: What all layers share.
             below_BHLL: Scores that the layer below has handed on; None in the first.
+            queries_BQ: The positions that attend; None: all. Not with handed-on scores or NEZHA.
 
         Returns:
             The attended values; and the scores for the layer above, before mask and softmax, or
             None where none are handed on.
         """
-        query_BHLW = self._split_heads(self.query(hidden_BLD))
+        if queries_BQ is not None:
+            context = context.of_queries(queries_BQ, hidden_BLD.shape[1])
+        query_BHLW = self._split_heads(self.query(at_positions(hidden_BLD, queries_BQ)))
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
         dropout = self.dropout if self.training else 0.0
@@ -116,14 +133,25 @@ class SelfAttention(nn.Module):
         return projected_BLD.view(batch_size, length, -1, self.head_width).transpose(1, 2)
 
 
+def at_positions(
+    states_BLD: Float[Tensor, "B L D"], positions_BQ: Int64[Tensor, "B Q"] | None
+) -> Float[Tensor, "B _ D"]:
+    """Return the states at some positions of each sequence, [B, Q, D]; None: all of them."""
+    if positions_BQ is None:
+        return states_BLD
+    batch_size, length, width = states_BLD.shape
+    starts_B1 = torch.arange(batch_size, device=states_BLD.device)[:, None] * length
+    return states_BLD.reshape(-1, width)[starts_B1 + positions_BQ]
+
+
 def eager_attention(
-    query_BHLW: Float[Tensor, "B H L W"],
+    query_BHQW: Float[Tensor, "B H Q W"],
     key_BHLW: Float[Tensor, "B H L W"],
     value_BHLW: Float[Tensor, "B H L W"],
-    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    visible: Bool[Tensor, "#B 1 #Q L"] | None = None,
     distances: RelativeDistances | None = None,
     dropout: float = 0.0,
-) -> Float[Tensor, "B H L W"]:
+) -> Float[Tensor, "B H Q W"]:
     """Compute attention by plain products; with `distances`, NEZHA's.
 
     With R the sinusoid of the distance from query i to key j:
@@ -134,45 +162,45 @@ def eager_attention(
     A query that may look nowhere gets the mean of all values, not NaN.
 
     Args:
-        query_BHLW: Queries of each head.
+        query_BHQW: Queries of each head; as many as keys with `distances`.
         key_BHLW: Keys of each head.
         value_BHLW: Values of each head.
         visible: True where a query may look at a key; None for everywhere.
         distances: NEZHA's distances; None for BERT's attention.
         dropout: Probability with which an attention probability is set to zero.
     """
-    scores_BHLL = attention_scores(query_BHLW, key_BHLW, distances)
-    return attend(scores_BHLL, value_BHLW, visible, distances, dropout)
+    scores_BHQL = attention_scores(query_BHQW, key_BHLW, distances)
+    return attend(scores_BHQL, value_BHLW, visible, distances, dropout)
 
 
 def attention_scores(
-    query_BHLW: Float[Tensor, "B H L W"],
+    query_BHQW: Float[Tensor, "B H Q W"],
     key_BHLW: Float[Tensor, "B H L W"],
     distances: RelativeDistances | None = None,
-) -> Float[Tensor, "B H L L"]:
+) -> Float[Tensor, "B H Q L"]:
     """Return the scores of `eager_attention`, before mask and softmax; arguments as there."""
-    scores_BHLL = query_BHLW @ key_BHLW.transpose(-1, -2)
+    scores_BHQL = query_BHQW @ key_BHLW.transpose(-1, -2)
     if distances is not None:
-        scores_BHLL = relative_scores(query_BHLW, distances, onto=scores_BHLL)
-    scale: float = query_BHLW.shape[-1] ** -0.5
-    return scores_BHLL * scale
+        scores_BHQL = relative_scores(query_BHQW, distances, onto=scores_BHQL)
+    scale: float = query_BHQW.shape[-1] ** -0.5
+    return scores_BHQL * scale
 
 
 def attend(
-    scores_BHLL: Float[Tensor, "B H L L"],
+    scores_BHQL: Float[Tensor, "B H Q L"],
     value_BHLW: Float[Tensor, "B H L W"],
-    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    visible: Bool[Tensor, "#B 1 #Q L"] | None = None,
     distances: RelativeDistances | None = None,
     dropout: float = 0.0,
-) -> Float[Tensor, "B H L W"]:
+) -> Float[Tensor, "B H Q W"]:
     """Return the values in the shares that the scores give them; arguments as `eager_attention`."""
     if visible is not None:
-        scores_BHLL = scores_BHLL.masked_fill(~visible, torch.finfo(scores_BHLL.dtype).min)
-    shares_BHLL = drop(scores_BHLL.softmax(dim=-1), dropout)
-    attended_BHLW = shares_BHLL @ value_BHLW
+        scores_BHQL = scores_BHQL.masked_fill(~visible, torch.finfo(scores_BHQL.dtype).min)
+    shares_BHQL = drop(scores_BHQL.softmax(dim=-1), dropout)
+    attended_BHQW = shares_BHQL @ value_BHLW
     if distances is not None:
-        attended_BHLW = attended_BHLW + relative_values(shares_BHLL, distances)
-    return attended_BHLW
+        attended_BHQW = attended_BHQW + relative_values(shares_BHQL, distances)
+    return attended_BHQW
 
 
 def visible_positions(

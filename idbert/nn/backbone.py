@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.errors import ConfigError
+from idbert.nn.attention import at_positions
 from idbert.nn.blocks.block import NO_BLOCK, read_block_options
 from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
@@ -54,15 +55,24 @@ class Backbone(nn.Module):
         attention_mask: Shaped[Tensor, "B L"] | None = None,
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
-    ) -> Float[Tensor, "B L _"]:
-        """Return the states that heads and poolings read; arguments as for `Encoder.forward`."""
-        output_BLX, _ = self.forward_with_last(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-        )
-        return output_BLX
+        queries: Int64[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B _ _"]:
+        """Return the states that heads and poolings read; arguments as for `Encoder.forward`.
+
+        With `queries`, at these positions alone, [B, Q, width]: the same vectors, for less work
+        where no fusion or block reads others.
+        """
+        inputs = {
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+        }
+        if queries is not None and self.block is None and not self.fusion.needs_all_states:
+            encoded = self.encoder(input_ids, queries=queries, output_hidden_states=False, **inputs)
+            asked_BQX: Tensor = self.fusion((encoded.last_hidden_state,))
+            return asked_BQX
+        output_BLX, _ = self.forward_with_last(input_ids, **inputs)
+        return at_positions(output_BLX, queries)
 
     def forward_with_last(
         self,

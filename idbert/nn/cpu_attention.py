@@ -1,7 +1,7 @@
 """Attention on a CPU by a few large products, with cheap dropout.
 
 torch's fused attention on a CPU multiplies small blocks, and with dropout it gives way to plain
-operations that keep three [B, H, L, L] tensors and draw a float for each share. Here the shares of
+operations that keep three [B, H, Q, L] tensors and draw a float for each share. Here the shares of
 some heads at a time are computed by batched products; in training the shares, and the factors of
 dropout where there is any, are kept for the backward pass while they are small, and computed and
 drawn once more where they are not.
@@ -33,18 +33,18 @@ def suits(query: Tensor, probability: float) -> bool:
 
 
 def cpu_attention(
-    query_BHLW: Float[Tensor, "B H L W"],
+    query_BHQW: Float[Tensor, "B H Q W"],
     key_BHLW: Float[Tensor, "B H L W"],
     value_BHLW: Float[Tensor, "B H L W"],
-    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    visible: Bool[Tensor, "#B 1 #Q L"] | None = None,
     *,
     is_causal: bool = False,
     dropout: float = 0.0,
-) -> Float[Tensor, "B H L W"]:
+) -> Float[Tensor, "B H Q W"]:
     """Compute o_i = sum_j dropout(softmax_j(q_i . k_j / sqrt(W))) v_j.
 
     Args:
-        query_BHLW: Queries of each head.
+        query_BHQW: Queries of each head; with `is_causal` as many as keys.
         key_BHLW: Keys of each head.
         value_BHLW: Values of each head.
         visible: True where a query may look at a key; None for everywhere. A query that may look
@@ -52,12 +52,12 @@ def cpu_attention(
         is_causal: Whether later keys are hidden too.
         dropout: Probability with which a share is set to zero.
     """
-    length = query_BHLW.shape[2]
+    length = key_BHLW.shape[2]
     if is_causal:
         not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
         visible = not_later if visible is None else visible & not_later
     attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
-        query_BHLW, key_BHLW, value_BHLW, visible, dropout
+        query_BHQW, key_BHLW, value_BHLW, visible, dropout
     )
     return attended
 
@@ -68,18 +68,18 @@ class _CpuAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query_BHLW: Tensor,
+        query_BHQW: Tensor,
         key_BHLW: Tensor,
         value_BHLW: Tensor,
         visible: Tensor | None,
         dropout: float,
     ) -> Tensor:
-        query, key, value = (_heads(tensor) for tensor in (query_BHLW, key_BHLW, value_BHLW))
-        num_heads, length, _ = query.shape
+        query, key, value = (_heads(tensor) for tensor in (query_BHQW, key_BHLW, value_BHLW))
         needs_gradients = any(ctx.needs_input_grad)
-        keeps = needs_gradients and num_heads * length**2 <= NUM_KEPT
-        source = _Shares(query_BHLW.shape, visible, dropout, is_drawn_again=not keeps)
-        attended = torch.empty_like(value)
+        num_scores = query.shape[0] * query.shape[1] * key.shape[1]
+        keeps = needs_gradients and num_scores <= NUM_KEPT
+        source = _Shares(query_BHQW.shape, visible, dropout, is_drawn_again=not keeps)
+        attended = torch.empty_like(query)
         kept: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
             for heads, shares, factors in source.each(query, key):
@@ -89,13 +89,13 @@ class _CpuAttention(torch.autograd.Function):
                     kept += [shares] if factors is None else [shares, factors]
         ctx.save_for_backward(query, key, value, *kept)
         ctx.source = source
-        return attended.view(value_BHLW.shape)
+        return attended.view(query_BHQW.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_BHLW: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient_BHQW: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
-        gradient = _heads(gradient_BHLW)
+        gradient = _heads(gradient_BHQW)
         of_query, of_key, of_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         each = ctx.source.of(kept) if kept else ctx.source.each(query, key)
         for heads, shares, factors in each:
@@ -109,7 +109,7 @@ class _CpuAttention(torch.autograd.Function):
             torch.bmm(of_scores, key[heads], out=of_query[heads])
             torch.bmm(of_scores.transpose(1, 2), query[heads], out=of_key[heads])
         gradients = (of_query, of_key, of_value)
-        sequences_and_heads = gradient_BHLW.shape[:2]
+        sequences_and_heads = gradient_BHQW.shape[:2]
         return (*(of.view(*sequences_and_heads, *of.shape[1:]) for of in gradients), None, None)
 
 
@@ -117,7 +117,7 @@ class _Shares:
     """The shares of some heads at a time, and the factors of dropout on them.
 
     Args:
-        shape: B, H, L, W.
+        shape: B, H, Q, W.
         visible: As in `cpu_attention`.
         dropout: The probability.
         is_drawn_again: Whether `each` must draw the same factors whenever it is called.
@@ -132,7 +132,7 @@ class _Shares:
         self._seed = int(torch.randint(2**62, ())) if draws_apart else None
 
     def each(self, query: Tensor, key: Tensor) -> Iterator["_Part"]:
-        """Compute the shares [n, L, L], and draw the factors."""
+        """Compute the shares [n, Q, L], and draw the factors."""
         generator = None if self._seed is None else torch.Generator().manual_seed(self._seed)
         # Adding takes a tenth of the time of filling in.
         hidden = None
@@ -140,7 +140,7 @@ class _Shares:
             lowest = torch.finfo(query.dtype).min
             hidden = torch.zeros(self._visible.shape, dtype=query.dtype)
             hidden = hidden.masked_fill_(~self._visible, lowest)[:, 0]
-        for heads in self._chunks():
+        for heads in self._chunks(key.shape[1]):
             scores = torch.bmm(query[heads] * self.scale, key[heads].transpose(1, 2))
             if hidden is not None:
                 scores += hidden[self._sequences(heads)] if len(hidden) > 1 else hidden
@@ -155,12 +155,12 @@ class _Shares:
     def of(self, kept: list[Tensor]) -> Iterator["_Part"]:
         """Return what `each` has returned, out of a list of its tensors."""
         remaining = iter(kept)
-        for heads in self._chunks():
+        for heads in self._chunks(kept[0].shape[-1]):
             yield heads, next(remaining), next(remaining) if self._dropout else None
 
-    def _chunks(self) -> Iterator[slice]:
-        num_sequences, heads, length, _ = self.shape
-        step = max(1, NUM_AT_ONCE // max(1, length**2))
+    def _chunks(self, num_keys: int) -> Iterator[slice]:
+        num_sequences, heads, num_queries, _ = self.shape
+        step = max(1, NUM_AT_ONCE // max(1, num_queries * num_keys))
         for start in range(0, num_sequences * heads, step):
             yield slice(start, min(start + step, num_sequences * heads))
 
@@ -174,5 +174,5 @@ _Part: TypeAlias = tuple[slice, Tensor, Tensor | None]
 
 
 def _heads(tensor_BHLW: Tensor) -> Tensor:
-    """Return [N, L, W], contiguous."""
+    """Return [N, L, W], contiguous, or [N, Q, W]."""
     return tensor_BHLW.flatten(0, 1).contiguous()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -18,6 +18,7 @@ from idbert.errors import ShapeError
 from idbert.nn.attention import (
     AttentionContext,
     SelfAttention,
+    at_positions,
     is_right_padded,
     visible_positions,
 )
@@ -140,6 +141,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
         output_hidden_states: bool | None = None,
+        queries: Int64[Tensor, "B Q"] | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
@@ -150,6 +152,9 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             position_ids: BERT's absolute positions; if left out, counted from where the config's
                 `position_origin` says.
             output_hidden_states: Whether to return all states; None for what the config says.
+            queries: Positions of each sequence at which the last state is wanted, [B, Q, D]; None:
+                all. The last layer is computed there alone where the encoder can do so; there is
+                no pooler's output.
 
         Raises:
             ShapeError: the mask's shape is not that of input_ids, or a sequence is too long.
@@ -163,12 +168,21 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         embedded_BLD = self.embeddings(
             input_ids, token_type_ids=token_type_ids, position_ids=position_ids
         )
-        last_BLD, states_KBLD = self.encoder(embedded_BLD, context, output_hidden_states)
+        asked_BQ = queries if self._can_ask else None
+        last_BLD, states_KBLD = self.encoder(embedded_BLD, context, output_hidden_states, asked_BQ)
+        if queries is not None and not self._can_ask:
+            last_BLD = at_positions(last_BLD, queries)
+        pooler = None if queries is not None else self.pooler
         return BaseModelOutputWithPooling(
             last_hidden_state=last_BLD,
-            pooler_output=None if self.pooler is None else self.pooler(last_BLD),
+            pooler_output=None if pooler is None else pooler(last_BLD),
             hidden_states=states_KBLD,
         )
+
+    @property
+    def _can_ask(self) -> bool:
+        """Say whether the last layer can be computed at some positions alone."""
+        return self.relative_positions is None and self.config.residual_scores == "none"
 
     def _context(self, input_ids: Tensor, attention_mask: Tensor | None) -> AttentionContext:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:

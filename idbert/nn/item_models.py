@@ -23,13 +23,16 @@ from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
-from idbert.nn.tied_scores import TiedScoresModel
+from idbert.nn.tied_scores import IGNORED, TiedScoresModel
 from idbert.rows import FIRST_ITEM
 
 Batch = dict[str, Tensor]
 """Tensors by the names of `ItemModel.forward`'s arguments."""
 
 Model = TypeVar("Model", bound="ItemModel")
+
+WORTHWHILE_SHARE = 0.7
+"""Of the positions; where more have a target, the last layer is computed at all."""
 
 
 @dataclass
@@ -152,14 +155,19 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_items_in_batch: Targets of the whole batch that this one is a part of, when
                 gradients are accumulated or shared; None: those of this one.
         """
+        queries_BQ = None if labels is None else _where_targets_are(labels)
         hidden_BLX = self.backbone(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
+            queries=queries_BQ,
         )
         if labels is None:
             return ItemModelOutput(logits=self.scores(hidden_BLX))
+        if queries_BQ is not None:
+            labels = labels.gather(1, queries_BQ)
+            weights = None if weights is None else weights.gather(1, queries_BQ)
         loss = self.loss_at_targets(hidden_BLX, labels, num_items_in_batch, weights)
         return ItemModelOutput(loss=loss)
 
@@ -209,14 +217,14 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         position_ids: Tensor | None = None,
     ) -> Tensor:
         """Return the backbone's vectors at the last real position of each sequence."""
-        hidden_BLX: Tensor = self.backbone(
+        hidden_B1X: Tensor = self.backbone(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
+            queries=attention_mask.sum(1, keepdim=True) - 1,
         )
-        last_B = attention_mask.sum(1) - 1
-        return hidden_BLX[torch.arange(len(last_B), device=last_B.device), last_B]
+        return hidden_B1X[:, 0]
 
 
 class MaskedItemModel(ItemModel):  # type: ignore[no-untyped-call]
@@ -239,6 +247,20 @@ class NextItemModel(ItemModel):  # type: ignore[no-untyped-call]
 
     objective = "next"
     is_causal = True
+
+
+def _where_targets_are(labels_BL: Int64[Tensor, "B L"]) -> Int64[Tensor, "B _"] | None:
+    """Return as many positions of each sequence as its targets need, the targets first.
+
+    None where most positions have one. The number is a multiple of 8: a product of a size that has
+    not been met before costs more than a few rows.
+    """
+    has_target_BL = labels_BL != IGNORED
+    most = int(has_target_BL.sum(1).max()) if labels_BL.numel() else 0
+    most = max(8, -(-most // 8) * 8)
+    if most > WORTHWHILE_SHARE * labels_BL.shape[1]:
+        return None
+    return has_target_BL.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 ITEM_MODELS: dict[str, type[ItemModel]] = {

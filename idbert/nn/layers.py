@@ -1,11 +1,11 @@
 """The transformer layers, post-LN or pre-LN; modules nest as in transformers' BertModel."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from idbert.nn.attention import AttentionContext, SelfAttention
+from idbert.nn.attention import AttentionContext, SelfAttention, at_positions
 from idbert.nn.dropout import Dropout
 from idbert.nn.encoder_config import EncoderConfig
 
@@ -21,15 +21,23 @@ class LayerStack(nn.Module):
         self.final_LayerNorm = _layer_norm(config) if config.norm == "pre" else None
 
     def forward(
-        self, hidden_BLD: Float[Tensor, "B L D"], context: AttentionContext, keep_states: bool
-    ) -> tuple[Float[Tensor, "B L D"], tuple[Float[Tensor, "B L D"], ...] | None]:
-        """Return the last state and, if `keep_states`, all of them, the input first."""
+        self,
+        hidden_BLD: Float[Tensor, "B L D"],
+        context: AttentionContext,
+        keep_states: bool,
+        queries_BQ: Int64[Tensor, "B Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B _ D"], tuple[Float[Tensor, "B L D"], ...] | None]:
+        """Return the last state and, if `keep_states`, all of them, the input first.
+
+        With `queries_BQ` the last layer is computed at these positions alone, [B, Q, D].
+        """
         states_KBLD = []
         scores_BHLL: Tensor | None = None
-        for layer in self.layer:
+        for index, layer in enumerate(self.layer):
             if keep_states:
                 states_KBLD.append(hidden_BLD)
-            hidden_BLD, scores_BHLL = layer(hidden_BLD, context, scores_BHLL)
+            queries = queries_BQ if index == len(self.layer) - 1 else None
+            hidden_BLD, scores_BHLL = layer(hidden_BLD, context, scores_BHLL, queries)
         if self.final_LayerNorm is not None:
             hidden_BLD = self.final_LayerNorm(hidden_BLD)
         return hidden_BLD, (*states_KBLD, hidden_BLD) if keep_states else None
@@ -54,9 +62,13 @@ class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         below_BHLL: Float[Tensor, "B H L L"] | None = None,
-    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B H L L"] | None]:
-        """Return the next layer's input, and the attention scores that are handed to it."""
-        hidden_BLD, scores_BHLL = self.attention(hidden_BLD, context, below_BHLL)
+        queries_BQ: Int64[Tensor, "B Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B _ D"], Float[Tensor, "B H L L"] | None]:
+        """Return the next layer's input, and the attention scores that are handed to it.
+
+        With `queries_BQ` at these positions alone; what they attend to is every position.
+        """
+        hidden_BLD, scores_BHLL = self.attention(hidden_BLD, context, below_BHLL, queries_BQ)
         inner_BLD = self.intermediate(self.output.block_input(hidden_BLD))
         output_BLD: Tensor = self.output(inner_BLD, hidden_BLD)
         return output_BLD, scores_BHLL
@@ -75,11 +87,12 @@ class Attention(nn.Module):
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         below_BHLL: Float[Tensor, "B H L L"] | None = None,
-    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B H L L"] | None]:
+        queries_BQ: Int64[Tensor, "B Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B _ D"], Float[Tensor, "B H L L"] | None]:
         """Return hidden_BLD with what was attended to added, and the scores that are handed on."""
         input_BLD = self.output.block_input(hidden_BLD)
-        attended_BLD, scores_BHLL = self.self(input_BLD, context, below_BHLL)
-        output_BLD: Tensor = self.output(attended_BLD, hidden_BLD)
+        attended_BLD, scores_BHLL = self.self(input_BLD, context, below_BHLL, queries_BQ)
+        output_BLD: Tensor = self.output(attended_BLD, at_positions(hidden_BLD, queries_BQ))
         return output_BLD, scores_BHLL
 
 

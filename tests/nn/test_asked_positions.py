@@ -1,0 +1,98 @@
+"""The last layer at some positions alone: the vectors, losses and gradients of the whole layer."""
+
+import pytest
+import torch
+
+from idbert.nn import item_models
+from idbert.nn.attention import at_positions
+from idbert.nn.config import EncoderSettings
+from idbert.nn.fusion import FusionSettings
+from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.nn.products import fast_products
+
+LENGTH = 20
+ENCODERS = {
+    "post-LN": {},
+    "pre-LN": {"norm": "pre"},
+    "plain products": {"attention": "eager"},
+    "residual scores": {"residual_scores": "sum"},
+    "NEZHA": {"kind": "nezha", "max_length": None},
+    "fused layers": {"fusion": FusionSettings(name="softmax")},
+}
+
+
+def build(model_class, **changes):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_length": LENGTH}
+    return model_class.build(EncoderSettings(**sizes | changes), vocab_size=40).eval()
+
+
+def batch(*, is_left_padded=False):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(4, 40, (5, LENGTH), generator=generator)
+    mask = torch.ones(5, LENGTH, dtype=torch.long)
+    mask[1, 14:] = 0
+    if is_left_padded:
+        mask = mask.flip(1)
+    labels = torch.where(torch.rand(5, LENGTH, generator=generator) < 0.2, ids, -100)
+    labels[3] = -100  # a sequence without a target
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels.where(mask > 0, -100)}
+
+
+def loss_and_gradients(model, inputs):
+    model.zero_grad()
+    loss = model(**inputs).loss
+    loss.backward()
+    return [loss, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("model_class", [MaskedItemModel, NextItemModel])
+@pytest.mark.parametrize("is_left_padded", [False, True])
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_loss_and_gradients_are_those_of_the_whole_layer(
+    monkeypatch, name, model_class, is_left_padded, is_fast
+):
+    if is_fast:
+        monkeypatch.setattr("idbert.nn.attention.suits", lambda query, dropout: True)
+    model, inputs = build(model_class, **ENCODERS[name]), batch(is_left_padded=is_left_padded)
+    asked = loss_and_gradients(model, inputs)
+    monkeypatch.setattr(item_models, "WORTHWHILE_SHARE", 0.0)
+    whole = loss_and_gradients(model, inputs)
+    for ours, theirs in zip(asked, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_states_are_those_at_the_positions(name):
+    model = build(NextItemModel, **ENCODERS[name])
+    inputs = {key: value for key, value in batch().items() if key != "labels"}
+    queries = torch.tensor([[3, 0, 19], [2, 2, 13], [0, 1, 2], [19, 18, 17], [5, 5, 5]])
+    with torch.no_grad():
+        asked = model.backbone(**inputs, queries=queries)
+        expected = at_positions(model.backbone(**inputs), queries)
+    torch.testing.assert_close(asked, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_last_layer_computes_no_more_than_its_targets_need():
+    model, inputs = build(MaskedItemModel), batch()
+    seen = []
+    for layer in model.backbone.encoder.encoder.layer:
+        layer.intermediate.register_forward_hook(
+            lambda module, states, widened: seen.append(widened.shape[1])
+        )
+    with fast_products():
+        model(**inputs)
+    most = int((inputs["labels"] != -100).sum(1).max())
+    assert seen == [LENGTH, -(-most // 8) * 8]
+
+
+def test_where_most_positions_have_a_target_none_is_chosen():
+    model, inputs = build(NextItemModel), batch()
+    inputs["labels"] = inputs["input_ids"]
+    seen = []
+    model.backbone.encoder.encoder.layer[-1].register_forward_hook(
+        lambda module, states, output: seen.append(output[0].shape[1])
+    )
+    model(**inputs)
+    assert seen == [LENGTH]
