@@ -3,25 +3,21 @@
     python -m benchmarks.inference --data ml-1m.parquet --peers PEERS --passes 2
 
 idbert recommends by Recommender.recommend_batches, from the table of events to the last batch of
-ids. A peer is run by its driver, PEERS/drivers/drive_NAME.py, in its own environment,
-PEERS/venvs/NAME; it trains for a moment, then scores the same users by its own inference path. All
-have the same architecture; weights change no speed, so that ours are fresh unless --run names a
-finished run. Each pass runs everything once, in turn. `foreign` is the share of the machine that
-other processes used meanwhile: take a line with more than a few percent as not measured. CPU ms are
-those of our process for one user, and tell on a busy machine too.
+ids. A peer (benchmarks.peers) trains for a moment, then scores the same users by its own inference
+path. All have the same architecture; weights change no speed, so that ours are fresh unless --run
+names a finished run. Each pass runs everything once, in turn. `foreign` is the share of the machine
+that other processes used meanwhile: take a line with more than a few percent as not measured. CPU
+ms are those of our process for one user, and tell on a busy machine too.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from benchmarks.peers import PEERS, ForeignLoad, add_architecture, run_driver
 from idbert import Recommender, read_interactions
 from idbert.inputs.splits import leave_last_out
 from idbert.inputs.vocabulary import Vocabulary
@@ -31,14 +27,6 @@ from idbert.tables import Interactions
 
 K = 10
 MODELS = {"bert4rec": MaskedItemModel, "sasrec": NextItemModel}
-PEERS = {
-    "rectools": ("bert4rec", "sasrec"),
-    "hf": ("bert4rec", "sasrec"),
-    "recbole": ("bert4rec",),
-    "replay": ("bert4rec", "sasrec"),
-}
-EXTRA = {"recbole": ["--no-aug"]}
-"""Arguments of a driver; recbole otherwise trains on every prefix of a history."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +38,6 @@ class Line:
     users_per_s: float
     cpu_ms: float | None
     foreign: float | None
-
-
-class ForeignLoad:
-    """Watches what other processes use of the machine."""
-
-    def __init__(self) -> None:
-        self._started, self._busy, self._own = time.perf_counter(), _busy_s(), time.process_time()
-
-    def share(self) -> float | None:
-        """Return their share since the start; None where the system does not tell."""
-        busy = _busy_s()
-        if self._busy is None or busy is None:
-            return None
-        foreign = busy - self._busy - (time.process_time() - self._own)
-        elapsed = time.perf_counter() - self._started
-        return max(0.0, foreign / (elapsed * (os.cpu_count() or 1)))
 
 
 def ours(
@@ -97,25 +69,10 @@ def ours(
 
 def theirs(peer: str, model_name: str, options: argparse.Namespace) -> Line | str:
     """Run a peer's driver; return its line, or why there is none."""
-    folder = options.peers.absolute()
-    python = folder / "venvs" / peer / "bin" / "python"
-    driver = folder / "drivers" / f"drive_{peer}.py"
-    for needed in (python, driver):
-        if not needed.exists():
-            return f"{peer} is left out: {needed} is not there"
-    command = [python, driver.name, "--data", options.data.resolve(), "--model", model_name]
-    for name in ("hidden", "layers", "heads", "maxlen"):
-        command += [f"--{name}", getattr(options, name)]
-    command += ["--seconds", options.train_seconds, "--epochs", 100_000]
-    command += ["--threads", torch.get_num_threads(), *EXTRA.get(peer, [])]
-    finished = subprocess.run(
-        [str(part) for part in command], cwd=driver.parent, capture_output=True, text=True
-    )
-    results = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
-    if not results:
-        last = (finished.stderr.strip().splitlines() or ["no output"])[-1]
-        return f"{peer}, {model_name} failed: {last}"
-    result = json.loads(results[-1].removeprefix("RESULT "))
+    threads = ("--threads", torch.get_num_threads())
+    result = run_driver(peer, model_name, options, "--seconds", options.train_seconds, *threads)
+    if isinstance(result, str):
+        return result
     return Line(peer, model_name, result["users_per_s"], None, result.get("eval_foreign_cpu"))
 
 
@@ -140,14 +97,9 @@ def lines(options: argparse.Namespace) -> Iterator[Line | str]:
 def main(arguments: list[str] | None = None) -> None:
     """Print one line a measurement, and the ratios to the fastest peer."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="user_id, item_id, timestamp")
-    parser.add_argument("--peers", type=Path, help="a folder with drivers/ and venvs/")
+    add_architecture(parser)
     parser.add_argument("--run", help="a finished run, in place of a fresh model")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--heads", type=int, default=2)
-    parser.add_argument("--maxlen", type=int, default=200)
     parser.add_argument("--users", type=int, default=0, help="only the first so many of ours")
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--bfloat16", action="store_true", help="our items in bfloat16 too")
@@ -187,16 +139,6 @@ def main(arguments: list[str] | None = None) -> None:
             ratio = speeds[True] / speeds[False]
             print(f"{model_name}: idbert is {ratio:.1f} times as fast as the fastest peer")
     print("\n".join(dict.fromkeys(left_out)))
-
-
-def _busy_s() -> float | None:
-    """Return the seconds that all cores together have been busy since the system started."""
-    try:
-        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    except OSError:
-        return None
-    ticks = [int(field) for field in fields]
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
