@@ -21,8 +21,8 @@ from idbert.nn.products import products_are_fast
 NUM_AT_ONCE = 2**20
 """Scores computed at a time: 4 MiB of float32, which a processor's caches about hold."""
 
-NUM_KEPT = 2**24
-"""Scores of a layer whose shares are kept for the backward pass: 64 MiB of float32."""
+NUM_KEPT = 2**22
+"""Scores of a layer whose shares are kept for the backward pass: 16 MiB of float32."""
 
 
 def suits(query: Tensor, probability: float) -> bool:
