@@ -58,7 +58,7 @@ class Remembered:
 def main() -> None:
     """Measure recall, then answer."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--questions", default="../shared/data/nlp/cmrc2018/dev.jsonl")
+    parser.add_argument("--questions", required=True, help="a file of questions")
     parser.add_argument("--towers", help="a run of nlp_match, or any sentence encoder")
     parser.add_argument("--reader", help="a finished run of nlp_mrc")
     parser.add_argument("--count", type=int, default=300, help="questions that are answered")

@@ -17,7 +17,7 @@ and started again. What it prints is of the dev file, in points, mean and deviat
 
 and the differences with their intervals, pairs drawn with replacement, the same for both sides.
 
-    python -m benchmarks.question_pairs --data ../shared/data/nlp/SET --model MODEL --out OUT
+    python -m benchmarks.question_pairs --data SET --model MODEL --out OUT
 """
 
 import argparse

@@ -8,7 +8,7 @@ that the fixed ones do not have; with another --out, then. Prints exact match an
 own, times 100), seconds, and the paired bootstrap interval of ours minus plain over questions, the
 seeds averaged.
 
-    python -m benchmarks.reading --questions ../shared/data/nlp/cmrc2018 --model MODEL --out OUT
+    python -m benchmarks.reading --questions CMRC2018 --model MODEL --out OUT
 """
 
 import argparse
