@@ -34,7 +34,7 @@ def fast_products() -> Iterator[None]:
 
     Only the order of sums changes. torch's fused attention is slower meanwhile, since it is made of
     many small products: use `idbert.nn.cpu_attention` inside. A product of a size that has not been
-    met before costs one or two milliseconds, once.
+    met before costs some tenths of a millisecond more, once.
     """
     if not onednn_is_faster():
         yield
