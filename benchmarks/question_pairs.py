@@ -173,7 +173,7 @@ def command(given: argparse.Namespace, side: Side, seed: int) -> list[str]:
     }
     if side.kind == TOWERS:
         settings |= {"data.kind": "binary", "loss.name": side.loss, "batches.size": given.batch}
-        settings |= {"towers.max_length": given.max_length}
+        settings |= {"towers.max_length": given.max_length, "training.precision": "auto"}
         settings |= dict(zip(("data.first_column", "data.second_column"), COLUMNS, strict=True))
         more = given.towers
     else:

@@ -1,10 +1,10 @@
 """python -m benchmarks.sentence_similarity: towers on STS-B, and what their parts are worth.
 
 Towers of all-MiniLM-L6-v2 are trained on stsb_en, of multilingual-e5-small on stsb_zh. Every run
-has the same epochs, rate and batches and keeps its last weights. Each is a process with one thread;
-finished runs are not repeated, so the command may be stopped and started again; other rates, batch
-sizes or epochs need another `--out`. What it prints, all of it Spearman's correlation of cosines
-with the scores, in points:
+has the same epochs, rate and batches, computes in bfloat16 where the processor does, and keeps its
+last weights. Each is a process with one thread; finished runs are not repeated, so the command may
+be stopped and started again; other rates, batch sizes or epochs need another `--out`. What it
+prints, all of it Spearman's correlation of cosines with the scores, in points:
 
 - the recipes (loss, pooling, fusion of layers) on dev at the first seed, which alone chooses one
   beside the plain one;
@@ -129,6 +129,7 @@ def prepare(name: str, given: argparse.Namespace, seeds: tuple[int, ...]) -> Cor
         f"--training.evaluate_every={given.epochs}",
         f"--training.learning_rate={given.learning_rate}",
         "--training.load_best=false",
+        "--training.precision=auto",
     )
     model = getattr(given, MODEL_OF[name])
     settings = {"model": model, "shared": list(shared), "classifier_rate": given.classifier_rate}

@@ -140,6 +140,12 @@ class MatchBatchSettings:
     """Whether no text stands twice in a batch, since it would be a negative of its own pair.
     Default: yes for losses whose batch gives the negatives, no for others."""
 
+    by_length: bool | None = None
+    """Whether the texts of a batch are encoded in groups of like length, each padded to its own
+    longest, and a BERT by idbert's encoder, whose dropout is cheaper: much faster, the same batches
+    and losses, other random numbers of dropout. If no, every step is sentence-transformers' own to
+    the last bit. Default: yes where training computes in bfloat16, no in float32."""
+
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"size is {self.size}; it must be at least 1.")

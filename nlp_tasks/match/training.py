@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
 from idbert.errors import CheckpointError, ConfigError
+from idbert.nn.products import fast_products
 from idbert.training.adversarial import AdversarialSettings
 from idbert.training.arguments import TrainingSettings
 from idbert.training.resumable_trainer import ResumableTrainer
 from idbert.training.strategy_trainer import Evaluate, StrategyTrainer
 from idbert.training.translation import to_training_arguments
+from nlp_tasks.match.grouped_encoding import GroupedEncoding
 from nlp_tasks.match.loss_inputs import FIRST, text_columns, training_set
 from nlp_tasks.match.losses import MatchLoss
 from nlp_tasks.match.pairs import PairExamples
@@ -44,11 +46,13 @@ class PairBatches:
         dataset: its columns are what the loss reads.
         size: rows of a batch.
         unique: whether no text stands in a batch twice.
+        by_length: whether a batch is encoded in groups of like length; None: in bfloat16.
     """
 
     dataset: Dataset
     size: int
     unique: bool
+    by_length: bool | None = None
 
     def __len__(self) -> int:
         """Return the batches of an epoch, those of this process."""
@@ -95,6 +99,8 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
         )
         # Its losses are means over a batch, so accumulated ones are divided by their number.
         self.model_accepts_loss_kwargs = False
+        by_length = self.precision == "bfloat16" if batches.by_length is None else batches.by_length
+        self._grouped = GroupedEncoding(towers) if by_length else None
 
     def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
         batches: PairBatches = self._loader
@@ -114,6 +120,17 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
             dataloader_num_workers=self._settings.num_workers,
             router_mapping=routes,
         )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Add a batch's gradients to those of its step."""
+        if self._grouped is None:
+            step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return step_loss
+        with fast_products(), self._grouped.active():
+            step_loss = super().training_step(model, inputs, num_items_in_batch)
+            return step_loss
 
     def get_train_dataloader(self) -> Any:
         """Return sentence-transformers' own loader."""
@@ -213,7 +230,7 @@ def build_match_trainer(
     return MatchTrainer(
         towers,
         module,
-        PairBatches(dataset, batches.size, unique),
+        PairBatches(dataset, batches.size, unique, batches.by_length),
         settings,
         output_dir=Path(output_dir),
         evaluate=evaluate,
