@@ -23,16 +23,13 @@ from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
-from idbert.nn.tied_scores import IGNORED, TiedScoresModel
+from idbert.nn.tied_scores import TiedScoresModel, where_targets_are
 from idbert.rows import FIRST_ITEM
 
 Batch = dict[str, Tensor]
 """Tensors by the names of `ItemModel.forward`'s arguments."""
 
 Model = TypeVar("Model", bound="ItemModel")
-
-WORTHWHILE_SHARE = 0.7
-"""Of the positions; where more have a target, the last layer is computed at all."""
 
 
 @dataclass
@@ -155,7 +152,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_items_in_batch: Targets of the whole batch that this one is a part of, when
                 gradients are accumulated or shared; None: those of this one.
         """
-        queries_BQ = None if labels is None else _where_targets_are(labels)
+        queries_BQ = None if labels is None else where_targets_are(labels)
         hidden_BLX = self.backbone(
             input_ids,
             attention_mask=attention_mask,
@@ -247,20 +244,6 @@ class NextItemModel(ItemModel):  # type: ignore[no-untyped-call]
 
     objective = "next"
     is_causal = True
-
-
-def _where_targets_are(labels_BL: Int64[Tensor, "B L"]) -> Int64[Tensor, "B _"] | None:
-    """Return as many positions of each sequence as its targets need, the targets first.
-
-    None where most positions have one. The number is a multiple of 8: a product of a size that has
-    not been met before costs more than a few rows.
-    """
-    has_target_BL = labels_BL != IGNORED
-    most = int(has_target_BL.sum(1).max()) if labels_BL.numel() else 0
-    most = max(8, -(-most // 8) * 8)
-    if most > WORTHWHILE_SHARE * labels_BL.shape[1]:
-        return None
-    return has_target_BL.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 ITEM_MODELS: dict[str, type[ItemModel]] = {

@@ -17,6 +17,9 @@ from idbert.nn.products import padded_rows
 IGNORED = -100
 """The label of a position without a target."""
 
+WORTHWHILE_SHARE = 0.7
+"""Of the positions; where more have a target, the last layer is computed at all."""
+
 
 class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
     """Base of the models that name what is hidden: backbone, head, loss over all rows.
@@ -120,3 +123,17 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         super()._init_weights(module)
         if isinstance(module, ItemHead):
             init.zeros_(module.bias)
+
+
+def where_targets_are(labels_BL: Int64[Tensor, "B L"]) -> Int64[Tensor, "B _"] | None:
+    """Return as many positions of each sequence as its targets need, the targets first.
+
+    None where most positions have one. The number is a multiple of 8: a product of a size that has
+    not been met before costs more than a few rows.
+    """
+    has_target_BL = labels_BL != IGNORED
+    most = int(has_target_BL.sum(1).max()) if labels_BL.numel() else 0
+    most = max(8, -(-most // 8) * 8)
+    if most > WORTHWHILE_SHARE * labels_BL.shape[1]:
+        return None
+    return has_target_BL.int().argsort(dim=1, descending=True, stable=True)[:, :most]

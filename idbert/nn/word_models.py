@@ -18,7 +18,7 @@ from idbert.nn.encoder_config import EncoderConfig, plain_options
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.saved_models import open_saved
 from idbert.nn.structure import StructureSettings
-from idbert.nn.tied_scores import IGNORED, TiedScoresModel
+from idbert.nn.tied_scores import IGNORED, TiedScoresModel, where_targets_are
 from idbert.nn.word_config import SEGMENTS, WordConfig, WordEncoderSettings
 from idbert.nn.word_heads import WordHeads
 
@@ -179,9 +179,15 @@ class MaskedWordModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         Raises:
             ConfigError: there are next_sentence_labels and no head for them.
         """
-        hidden_BLX, last_BLD = self.backbone.forward_with_last(
-            input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        )
+        texts = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        if labels is not None and next_sentence_labels is None and self.next_sentence is None:
+            queries_BQ = where_targets_are(labels)
+            hidden_BQX = self.backbone(input_ids, queries=queries_BQ, **texts)
+            if queries_BQ is not None:
+                labels = labels.gather(1, queries_BQ)
+            loss = self.loss_at_targets(hidden_BQX, labels, num_items_in_batch)
+            return WordModelOutput(loss=loss)
+        hidden_BLX, last_BLD = self.backbone.forward_with_last(input_ids, **texts)
         pair_BC = None if self.next_sentence is None else self.next_sentence_scores(last_BLD)
         if labels is None and next_sentence_labels is None:
             return WordModelOutput(logits=self.scores(hidden_BLX), next_sentence_logits=pair_BC)

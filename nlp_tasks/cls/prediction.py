@@ -9,6 +9,7 @@ from torch import Tensor
 
 from idbert.inputs.text import EncodedTexts
 from idbert.inputs.text_batches import text_batches
+from idbert.nn.products import fast_products
 from nlp_tasks.cls.model import TextClassifier
 
 TOKEN_BUDGET = 8192
@@ -18,6 +19,7 @@ Decisions = Int64[np.ndarray, "N"] | Bool[np.ndarray, "N C"] | Float32[np.ndarra
 
 
 @torch.inference_mode()
+@fast_products()
 def text_logits(
     model: TextClassifier,
     encoded: EncodedTexts,

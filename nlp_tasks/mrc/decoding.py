@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from idbert.errors import ConfigError
+from idbert.nn.products import fast_products
 from nlp_tasks.mrc.answers import Answer
 from nlp_tasks.mrc.batches import TOKEN_BUDGET, window_batches
 from nlp_tasks.mrc.windows import ContextWindows
@@ -69,6 +70,7 @@ class FoundSpans:
 
 
 @torch.inference_mode()
+@fast_products()
 def find_spans(
     model: Any,
     windows: ContextWindows,

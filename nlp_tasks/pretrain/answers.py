@@ -14,6 +14,7 @@ from idbert.inputs.label_tokens import label_ids, with_last_token
 from idbert.inputs.text import EncodedTexts, TextSettings, encode_texts
 from idbert.inputs.text_batches import text_batches
 from idbert.inputs.tokenizers import open_tokenizer
+from idbert.nn.products import fast_products
 from idbert.nn.word_models import MaskedWordModel, load_word_model
 from idbert.run_dir import RunDir
 
@@ -93,6 +94,7 @@ class LabelReader:
 
 
 @torch.no_grad()
+@fast_products()
 def label_scores(
     model: MaskedWordModel,
     asked: EncodedTexts,

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from idbert.inputs.batch_plan import PlannedBatch
 from idbert.inputs.label_tokens import LabelledTextData
 from idbert.inputs.sentence_pairs import SentencePairData
+from idbert.nn.products import fast_products
 from idbert.nn.tied_scores import IGNORED
 from idbert.nn.word_models import MaskedWordModel
 from nlp_tasks.pretrain.answers import label_scores
@@ -43,6 +44,7 @@ def metrics_of(data: WordData | None) -> tuple[str, ...]:
 
 
 @torch.no_grad()
+@fast_products()
 def word_metrics(model: MaskedWordModel, data: WordData) -> dict[str, float]:
     """Return loss, accuracy and perplexity of the hidden words, and figures of pairs or labels.
 

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from idbert.nn import item_models
+from idbert.nn import tied_scores
 from idbert.nn.attention import at_positions
 from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.nn.products import fast_products
+from idbert.nn.word_config import WordEncoderSettings
+from idbert.nn.word_models import MaskedWordModel
 
 LENGTH = 20
 ENCODERS = {
@@ -57,7 +59,7 @@ def test_loss_and_gradients_are_those_of_the_whole_layer(
         monkeypatch.setattr("idbert.nn.attention.suits", lambda query, dropout: True)
     model, inputs = build(model_class, **ENCODERS[name]), batch(is_left_padded=is_left_padded)
     asked = loss_and_gradients(model, inputs)
-    monkeypatch.setattr(item_models, "WORTHWHILE_SHARE", 0.0)
+    monkeypatch.setattr(tied_scores, "WORTHWHILE_SHARE", 0.0)
     whole = loss_and_gradients(model, inputs)
     for ours, theirs in zip(asked, whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
@@ -85,6 +87,23 @@ def test_the_last_layer_computes_no_more_than_its_targets_need():
         model(**inputs)
     most = int((inputs["labels"] != -100).sum(1).max())
     assert seen == [LENGTH, -(-most // 8) * 8]
+
+
+def test_masked_words_have_the_loss_of_the_whole_layer_for_less(monkeypatch):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_length": LENGTH}
+    model = MaskedWordModel.build(WordEncoderSettings(**sizes), vocab_size=40).eval()
+    seen = []
+    model.backbone.encoder.encoder.layer[-1].intermediate.register_forward_hook(
+        lambda module, states, widened: seen.append(widened.shape[1])
+    )
+    inputs = batch()
+    asked = loss_and_gradients(model, inputs)
+    monkeypatch.setattr(tied_scores, "WORTHWHILE_SHARE", 0.0)
+    whole = loss_and_gradients(model, inputs)
+    for ours, theirs in zip(asked, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert seen[0] < seen[1] == LENGTH
 
 
 def test_where_most_positions_have_a_target_none_is_chosen():
