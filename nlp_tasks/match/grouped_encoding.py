@@ -17,6 +17,8 @@ from jaxtyping import Int64
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from transformers import BertModel
 
 from idbert.nn.attention import is_right_padded
@@ -48,6 +50,8 @@ class GroupedEncoding:
         with ExitStack() as block:
             block.enter_context(_replaced(self._towers, _grouped(self._towers.forward)))
             for model, twin in self._twins:
+                words = twin.embeddings.word_embeddings
+                block.enter_context(_replaced(words, _added_in_place(words)))
                 block.enter_context(_replaced(model, _by_twin(model, twin)))
             yield
 
@@ -142,6 +146,37 @@ def _by_twin(model: BertModel, twin: Encoder) -> Any:
         return twin(**{name: inputs[name] for name in TEXT_FIELDS if name in inputs})
 
     return by_twin
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of a table, whose gradients are added to the table's own at once.
+
+    Else every group would make a gradient as large as the table, and add it to that of the others.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_VD: Tensor, ids_BL: Tensor, padding: int | None) -> Tensor:
+        ctx.table, ctx.padding = table_VD, padding
+        ctx.save_for_backward(ids_BL)
+        return functional.embedding(ids_BL, table_VD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BLD: Tensor) -> tuple[None, None, None]:
+        (ids_BL,) = ctx.saved_tensors
+        table_VD = ctx.table
+        if table_VD.grad is None:
+            table_VD.grad = torch.zeros_like(table_VD)
+        if ctx.padding is not None:
+            gradient_BLD = gradient_BLD.masked_fill((ids_BL == ctx.padding)[..., None], 0)
+        rows_MD = gradient_BLD.flatten(0, 1).to(table_VD.dtype)
+        table_VD.grad.index_add_(0, ids_BL.flatten(), rows_MD)
+        return None, None, None
+
+
+def _added_in_place(words: nn.Embedding) -> Any:
+    """Return the forward pass of a table of words that gathers its gradients in place."""
+    return lambda ids_BL: _Lookup.apply(words.weight, ids_BL, words.padding_idx)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.products import fast_products
 from idbert.training.adversarial import AdversarialSettings
 from idbert.training.arguments import TrainingSettings
+from idbert.training.heap import keep_freed_memory
 from idbert.training.resumable_trainer import ResumableTrainer
 from idbert.training.strategy_trainer import Evaluate, StrategyTrainer
 from idbert.training.translation import to_training_arguments
@@ -101,6 +102,8 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
         self.model_accepts_loss_kwargs = False
         by_length = self.precision == "bfloat16" if batches.by_length is None else batches.by_length
         self._grouped = GroupedEncoding(towers) if by_length else None
+        if by_length:
+            keep_freed_memory()
 
     def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
         batches: PairBatches = self._loader

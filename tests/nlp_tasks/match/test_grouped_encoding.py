@@ -1,5 +1,6 @@
 """Groups of like length: the cheapest ones, and the same training without dropout."""
 
+from contextlib import nullcontext
 from itertools import combinations
 
 import numpy as np
@@ -91,6 +92,25 @@ def test_the_twin_of_a_bert_has_its_very_weights(tmp_path):
     own = dict(model.named_parameters())
     assert all(own[name] is weight for name, weight in twin_of(model).named_parameters())
     assert not any(buffer.is_meta for buffer in twin_of(model).buffers())
+
+
+def test_gradients_are_those_of_whole_batches_and_padding_has_none(tmp_path):
+    bert_folder(tmp_path / "bert")
+    towers = build_towers(tmp_path / "bert", TowerSettings())
+    found = []
+    for block in (nullcontext(), GroupedEncoding(towers).active()):
+        towers.zero_grad()
+        with block:
+            for texts in (SHORT_TEXTS, SHORT_TEXTS[::-1]):  # a second column adds to the first
+                towers(towers.preprocess(texts))["sentence_embedding"].pow(3).sum().backward()
+        parameters = towers.named_parameters()
+        found.append({name: w.grad.clone() for name, w in parameters if w.grad is not None})
+    whole, grouped = found
+    assert whole.keys() == grouped.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(grouped[name], gradient, rtol=1e-4, atol=1e-6)
+    words = towers[0].model.embeddings.word_embeddings
+    assert not grouped["0.model.embeddings.word_embeddings.weight"][words.padding_idx].any()
 
 
 def test_another_model_has_no_twin(tmp_path):
