@@ -2,11 +2,13 @@
 
 import shutil
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from idbert.errors import ConfigError
 from idbert.inputs.formats import open_parts
-from idbert.inputs.preparation import files_of, prepare_log
+from idbert.inputs.preparation import files_of, prepare_log, sort_here
 from idbert.inputs.prepared_log import FILES, PreparedLog
+from idbert.inputs.ray_sorting import RaySort, RaySortSettings
 from idbert.inputs.splits import SplitSettings
 from idbert.run_dir import RunDir
 from pipelines.cli import logger, run_command, stage
@@ -28,7 +30,8 @@ class PreparedData(DataSettings):
     """The log, and how to read it."""
 
     memory_limit: str = "2GB"
-    """Memory for sorting; about 1 GB comes on top, beside the ids. Beyond it, disk is used."""
+    """Memory for sorting, with engine=ray that of each worker; about 1 GB comes on top, beside the
+    ids. Beyond it, disk is used."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ class RecPrepareSettings(RunFolder):
     """The log, and how to read it"""
     split: SplitSettings = field(default_factory=SplitSettings)
     """What is held out for validation and test"""
+    engine: Literal["duckdb", "ray"] = "duckdb"
+    """Who checks and sorts the events: DuckDB on this machine, or the workers of a Ray cluster, of
+    parquet parts that all its machines see. The result is the same, byte for byte."""
+    ray: RaySortSettings = field(default_factory=RaySortSettings)
+    """The cluster of engine=ray"""
+
+    def __post_init__(self) -> None:
+        if self.engine != "ray" and self.ray != RaySortSettings():
+            raise ConfigError("the settings of --ray are for --engine ray. Give it, too.")
+
+    def made_of(self) -> dict[str, Any]:
+        """Return the settings that say what is made, without those of who makes it."""
+        plain = as_dict(self)
+        return {name: value for name, value in plain.items() if name not in ("engine", "ray")}
 
 
 def main(config: RecPrepareSettings) -> None:
@@ -51,7 +68,7 @@ def main(config: RecPrepareSettings) -> None:
     it (sequences.max_length and so on) is still free. A command that was stopped goes on when it is
     given again, with the stage that it was in.
     """
-    run = RunDir.create(config.run, PREPARED, as_dict(config))
+    run = RunDir.create(config.run, PREPARED, config.made_of())
     if run.is_complete:
         check_unchanged(run, config)
         logger.info("%s is finished.", run.path)
@@ -60,7 +77,12 @@ def main(config: RecPrepareSettings) -> None:
         raise ConfigError(f"data.source is {config.data.source}, which is prepared already.")
     with stage("prepare the log"):
         log = prepare_log(
-            source_of(config.data), run.path, config.data, config.split, work=run.path / WORK
+            source_of(config.data),
+            run.path,
+            config.data,
+            config.split,
+            work=run.path / WORK,
+            sort_events=RaySort(config.ray) if config.engine == "ray" else sort_here,
         )
         run.finish(("config.yaml", *FILES))
     shutil.rmtree(run.path / WORK)

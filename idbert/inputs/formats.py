@@ -117,7 +117,7 @@ def _text_part(file: Path, wanted: Mapping[str, str]) -> Part:
     columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
     missing = ", ".join(f"'{word}'" for word in MISSING_WORDS)
     reader = (
-        f"read_csv({_path_literal(file)}, auto_detect=false, header=true, delim='{delimiter}', "
+        f"read_csv({path_literal(file)}, auto_detect=false, header=true, delim='{delimiter}', "
         f"quote='\"', escape='\"', new_line='{newline}', nullstr=[{missing}], "
         f"columns={{{columns}}}, store_rejects=true)"
     )
@@ -144,7 +144,7 @@ def _parquet_part(file: Path, wanted: Mapping[str, str]) -> Part:
         name: as_kind('"' + field.name.replace('"', '""') + '"', kinds[name])
         for name, field in columns.items()
     }
-    return Part(str(file), f"read_parquet({_path_literal(file)})", expressions, kinds)
+    return Part(str(file), f"read_parquet({path_literal(file)})", expressions, kinds)
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -178,6 +178,6 @@ def _header_hint(file: Path, header: Sequence[str]) -> str:
     return ""
 
 
-def _path_literal(file: Path) -> str:
+def path_literal(file: Path) -> str:
     """Quote a path for SQL, and for DuckDB, which would take its brackets for a pattern."""
     return "'" + glob.escape(str(file)).replace("'", "''") + "'"

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.filters import count_duplicates, filter_interactions
 from idbert.inputs.formats import Source, open_parts
-from idbert.inputs.staging import Staging, staged
+from idbert.inputs.staging import SourceRows, staged
 from idbert.inputs.times import TimeUnit, read_times
 from idbert.tables import BEHAVIOUR, ITEM, TIME, USER, WEIGHT, Interactions
 
@@ -145,7 +145,7 @@ class CheckedEvents:
     times_are_real: bool
 
 
-def check_events(events: Staging, settings: InteractionSettings) -> CheckedEvents:
+def check_events(events: SourceRows, settings: InteractionSettings) -> CheckedEvents:
     """Check every value of the staged rows, and say how it is read.
 
     Raises:
@@ -168,7 +168,7 @@ def name_of(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else type(source).__name__
 
 
-def _read_ids(events: Staging, column: str, id_type: str) -> str:
+def _read_ids(events: SourceRows, column: str, id_type: str) -> str:
     """Check the ids of one column and return SQL for them as text or int64."""
     kind = events.kinds[column]
     if kind == "floats":
@@ -196,7 +196,7 @@ def _read_ids(events: Staging, column: str, id_type: str) -> str:
     return column
 
 
-def _read_behaviours(events: Staging) -> str:
+def _read_behaviours(events: SourceRows) -> str:
     kind = events.kinds[BEHAVIOUR]
     if kind not in ("text", "integers"):
         raise DataError(
@@ -209,7 +209,7 @@ def _read_behaviours(events: Staging) -> str:
     return name
 
 
-def _read_weights(events: Staging) -> str:
+def _read_weights(events: SourceRows) -> str:
     if events.kinds[WEIGHT] == "times":
         raise DataError(
             f"{events.source}: column '{events.labels[WEIGHT]}' holds times, not weights. Name "

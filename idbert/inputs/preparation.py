@@ -7,17 +7,19 @@ what is finished is not done again, unless the source or the settings have chang
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
 from idbert.files import written_aside
+from idbert.inputs.columns import Part
 from idbert.inputs.filters import count_duplicates, kept_events
 from idbert.inputs.flat_arrays import event_chunks, open_flat, user_chunks, write_flat
 from idbert.inputs.formats import open_parts
@@ -35,6 +37,21 @@ logger = logging.getLogger(__name__)
 _MADE_OF = "made_of.json"
 _ROWS, _SEGMENTS = "rows.npy", "segments.npy"
 
+Sort: TypeAlias = Callable[[str, Sequence[Part], InteractionSettings, Path, Path], bool]
+"""Checks the parts of a source and writes them sorted (`SortedEvents`) into the last, an empty
+folder; the folder before it is empty too, for what does not fit into memory. Returns whether the
+times are real."""
+
+
+def sort_here(
+    source: str, parts: Sequence[Part], settings: InteractionSettings, spill: Path, folder: Path
+) -> bool:
+    """Check and sort by DuckDB on this machine; see `Sort`."""
+    with staged(source, parts, settings.columns(), settings.memory_limit, spill) as events:
+        checked = check_events(events, settings)
+        write_sorted(events, checked, folder)
+    return checked.times_are_real
+
 
 def prepare_log(
     source: str | Path,
@@ -43,6 +60,7 @@ def prepare_log(
     split: SplitSettings,
     *,
     work: str | Path,
+    sort_events: Sort = sort_here,
 ) -> PreparedLog:
     """Read, check, filter, sort and number a log, with the result that the tables would have.
 
@@ -54,14 +72,14 @@ def prepare_log(
         split: what is held out; it decides about counts, and by them about the order of the items.
         work: a folder for the stages and for what does not fit into memory; several times as large
             as the result. It may be deleted afterwards.
+        sort_events: what checks and sorts the events; the result is the same by any.
 
     Raises:
         DataError: for the reasons of `read_interactions`, `leave_last_out` and `global_time_split`,
             or the disk has no room.
     """
     folder, work = Path(folder), Path(work)
-    columns = settings.columns()
-    parts = open_parts(source, columns)
+    parts = open_parts(source, settings.columns())
     files = files_of(part.name for part in parts)
     read_by = {name: value for name, value in asdict(settings).items() if name != "memory_limit"}
     made_of: dict[str, Any] = {"format": FORMAT, "source": files, "settings": read_by}
@@ -69,11 +87,9 @@ def prepare_log(
     def sort(aside: Path) -> None:
         spill = work / "spill"
         _clear(spill)
-        with staged(str(source), parts, columns, settings.memory_limit, spill) as events:
-            checked = check_events(events, settings)
-            write_sorted(events, checked, aside)
-        spill.rmdir()
-        (aside / "times.json").write_text(json.dumps(checked.times_are_real))
+        times_are_real = sort_events(str(source), parts, settings, spill, aside)
+        shutil.rmtree(spill)
+        (aside / "times.json").write_text(json.dumps(times_are_real))
 
     _stage(work / "sorted", made_of, sort)
     events = SortedEvents.open(work / "sorted")

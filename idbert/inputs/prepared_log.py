@@ -107,19 +107,30 @@ class PreparedLog:
         known = self._known(self._cuts[("validation", "test").index(part)])
         return _of_users(_replaced(known, weights=None), known.lengths > 0).packed()
 
-    def interactions(self) -> Interactions:
-        """Return the log as the table that `read_interactions` returns, in memory."""
-        events, users_T = self.events, np.repeat(np.arange(len(self.events)), self.events.lengths)
+    def interactions(
+        self,
+        users: slice = slice(None),  # noqa: B008 (cannot change)
+    ) -> Interactions:
+        """Return the log as the table that `read_interactions` returns, in memory.
+
+        Args:
+            users: whose events, by their places among all users; all by default.
+        """
+        events = self.events
+        assert events.times is not None  # a prepared log keeps them
+        start, stop, _ = users.indices(len(events))
+        part = slice(events.offsets[start], events.offsets[max(start, stop)])
+        users_T = np.repeat(np.arange(start, stop), events.lengths[start:stop])
         columns = {
             USER: events.users.take(pa.array(users_T)),
-            ITEM: self.vocabulary.ids.take(pa.array(events.items - FIRST_ITEM)),
-            TIME: pa.array(events.times),
+            ITEM: self.vocabulary.ids.take(pa.array(events.items[part] - FIRST_ITEM)),
+            TIME: pa.array(events.times[part]),
         }
         if events.behaviours is not None:
             names = pa.array(self.vocabulary.behaviours)
-            columns[BEHAVIOUR] = names.take(pa.array(events.behaviours))
+            columns[BEHAVIOUR] = names.take(pa.array(events.behaviours[part]))
         if events.weights is not None:
-            columns[WEIGHT] = pa.array(events.weights)
+            columns[WEIGHT] = pa.array(events.weights[part])
         return Interactions(pa.table(columns), self.times_are_real)
 
     @cached_property

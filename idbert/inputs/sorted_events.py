@@ -4,17 +4,26 @@ DuckDB numbers the users and items in the order of their ids, sorts the events b
 (which is faster than sorting text), and hands them over in batches that go straight to disk.
 """
 
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 from tqdm import tqdm
 
-from idbert.inputs.flat_arrays import FlatWriter, event_chunks, open_flat, write_flat
+from idbert.inputs.flat_arrays import (
+    FlatWriter,
+    event_chunks,
+    open_flat,
+    user_chunks,
+    write_flat,
+)
 from idbert.inputs.interactions import CheckedEvents
+from idbert.inputs.special_tokens import positions_of
 from idbert.inputs.staging import TABLE, Staging
 from idbert.tables import BEHAVIOUR, ITEM, TIME, USER, WEIGHT
 
@@ -143,6 +152,81 @@ def write_kept(events: SortedEvents, keep_T: Bool[np.ndarray, "T"], folder: Path
     for name, values_T in events.columns().items():
         pieces = (values_T[chunk][keep_T[chunk]] for chunk in event_chunks(len(keep_T)))
         write_flat(folder / f"{name}.npy", int(offsets[-1]), _TYPES[name], pieces)
+
+
+def write_merged(blocks: Sequence[Path], folder: Path) -> None:
+    """Write the events of several folders, no user of which is in two, as one.
+
+    Memory holds the ids and a few numbers a user; of each column a chunk at a time.
+
+    Args:
+        blocks: folders that `write_sorted` wrote.
+        folder: an empty folder, which becomes what `write_sorted` makes of all rows together.
+    """
+    lengths = [np.diff(np.load(block / "offsets.npy", allow_pickle=False)) for block in blocks]
+    users = pa.chunked_array([_read_ids(block / f"{USER}.arrow") for block in blocks])
+    order_U = pc.sort_indices(users).to_numpy().astype(np.int64)
+    lengths_U = np.concatenate(lengths)[order_U]
+    offsets = np.concatenate([[0], np.cumsum(lengths_U, dtype=np.int64)])
+    np.save(folder / "offsets.npy", offsets, allow_pickle=False)
+    _save_ids(users.take(pa.array(order_U)).combine_chunks(), folder / f"{USER}.arrow")
+    for name, dtype in _TYPES.items():
+        files = [block / f"{name}.npy" for block in blocks]
+        if not files[0].exists():
+            continue
+        codes = None
+        if name in _NUMBERED:
+            codes = _merge_ids([block / f"{name}.arrow" for block in blocks], folder)
+        pieces = _interleaved(files, lengths, order_U, offsets, codes)
+        write_flat(folder / f"{name}.npy", int(offsets[-1]), dtype, pieces)
+
+
+def _merge_ids(files: Sequence[Path], folder: Path) -> list[Int32[np.ndarray, "_"]]:
+    """Write all ids that occur in the files, and return the places in it of each file's ids."""
+    encoded = pa.chunked_array([_read_ids(file) for file in files]).dictionary_encode()
+    ids = encoded.chunk(0).dictionary  # all chunks share it
+    order_N = pc.sort_indices(ids).to_numpy()
+    _save_ids(ids.take(pa.array(order_N)), folder / files[0].name)
+    ranks_N = np.empty(len(ids), np.int32)
+    ranks_N[order_N] = np.arange(len(ids), dtype=np.int32)
+    return [ranks_N[chunk.indices.to_numpy()] for chunk in encoded.chunks]
+
+
+def _interleaved(
+    files: Sequence[Path],
+    lengths: Sequence[Int64[np.ndarray, "_"]],
+    order_U: Int64[np.ndarray, "U"],
+    offsets: Int64[np.ndarray, "_"],
+    codes: Sequence[Int32[np.ndarray, "_"]] | None,
+) -> Iterator[np.ndarray]:
+    """Yield a column of all blocks in the order of the users, a chunk of users at a time.
+
+    The users of a block are in that order too, so that a chunk takes one slice of each block.
+
+    Args:
+        files: the column in each block.
+        lengths: the numbers of events of each block's users.
+        order_U: the users, who are numbered from block to block.
+        offsets: U + 1 bounds of the result.
+        codes: for each block what its numbers become; None: they stay.
+    """
+    flats = [open_flat(file) for file in files]
+    ends = np.cumsum([len(block) for block in lengths])
+    places = [0] * len(files)
+    for users in user_chunks(offsets):
+        by_block = np.argsort(order_U[users], kind="stable")
+        lengths_U = np.diff(offsets[users.start : users.stop + 1])
+        sizes = np.bincount(
+            np.searchsorted(ends, order_U[users], side="right"), lengths_U, len(files)
+        ).astype(np.int64)
+        slices = []
+        for block, size in enumerate(sizes.tolist()):
+            piece = flats[block][places[block] : places[block] + size]
+            slices.append(piece if codes is None else codes[block][piece])
+            places[block] += size
+        starts_U = np.empty(len(lengths_U), np.int64)
+        starts_U[by_block] = np.cumsum(lengths_U[by_block]) - lengths_U[by_block]
+        yield np.concatenate(slices)[positions_of(starts_U, lengths_U)]
 
 
 def _number(events: Staging, name: str, expression: str) -> None:

@@ -6,6 +6,7 @@ Every check names the rows that fail it: all are counted, the first five are sho
 
 import bisect
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,45 +24,31 @@ _SHOWN_ROWS = 5
 _SHOWN_CHARACTERS = 40
 
 
-class Staging:
-    """A DuckDB table `events` with our column names, one row an event; `rowid` is its place.
+class SourceRows(ABC):
+    """Rows `events` with our column names, one an event, that are asked by SQL, wherever they lie.
 
     Attributes:
-        connection: the open DuckDB connection.
         kinds: the kind of value in each column.
         source: what errors call the whole source.
         labels: for each of our columns its name in the source.
         from_text_files: whether all values were written as text, for want of types.
     """
 
-    def __init__(
-        self,
-        connection: Any,
-        source: str,
-        parts: Sequence[Part],
-        labels: Mapping[str, str],
-    ):
-        # Typed here and not in the signature: beartype keeps the classes that it checks, and DuckDB
-        # prints a page about leaks at the end of a process in which its classes are kept.
-        self.connection: duckdb.DuckDBPyConnection = connection
+    def __init__(self, source: str, parts: Sequence[Part], labels: Mapping[str, str]):
         self.source = source
         self.labels = labels
         self.kinds = _common_kinds(parts, labels)
         self.from_text_files = parts[0].is_text_file
         self._names = [part.name for part in parts]
         self._starts: list[int] = []
-        columns = ", ".join(f"{name} {_SQL_TYPES[kind]}" for name, kind in self.kinds.items())
-        connection.execute(f"CREATE TABLE {TABLE} ({columns})")
-        for part in parts:
-            self._starts.append(self.scalar("count(*)"))
-            self._load(part)
-        if not self.scalar("count(*)"):
-            raise DataError(f"{source} holds a header but no rows: there is nothing to read.")
 
+    @abstractmethod
     def scalar(self, expression: str) -> int:
         """Return a number computed over all rows, cut to a whole one; 0 for null."""
-        rows = self.connection.execute(f"SELECT {expression} FROM {TABLE}").fetchall()
-        return int(rows[0][0] or 0)
+
+    @abstractmethod
+    def first_rows(self, query: str, limit: int) -> list[tuple[int, str | None]]:
+        """Return the first rows of a query for a place and a text, in the order of places."""
 
     def all_integers(self, column: str) -> bool:
         """Say whether every text in a column is the canonical form of a 64-bit integer.
@@ -94,10 +81,8 @@ class Staging:
         count = self.scalar(f"count(*) FILTER ({condition})")
         if not count:
             return
-        rows = self.connection.execute(
-            f"SELECT rowid, CAST({shown or column} AS VARCHAR) FROM {TABLE} WHERE {condition} "
-            f"ORDER BY rowid LIMIT {_SHOWN_ROWS}"
-        ).fetchall()
+        failing = f"SELECT rowid, CAST({shown or column} AS VARCHAR) FROM {TABLE} WHERE {condition}"
+        rows = self.first_rows(failing, _SHOWN_ROWS)
         place, value = rows[0]
         message = (
             f"{self._where(place)}: column '{self.labels[column]}' holds {_show(value)}, {what}."
@@ -107,6 +92,50 @@ class Staging:
             first = f"the first {_SHOWN_ROWS}" if count > _SHOWN_ROWS else "namely"
             message += f"\n{count:,} rows are like this, {first}: {shown_rows}."
         raise DataError(f"{message}\n{advice}")
+
+    def _refuse_no_rows(self) -> None:
+        if not self.scalar("count(*)"):
+            raise DataError(f"{self.source} holds a header but no rows: there is nothing to read.")
+
+    def _where(self, place: int) -> str:
+        """Name the file and the row in it."""
+        part = bisect.bisect_right(self._starts, place) - 1
+        return f"{self._names[part]}, row {place - self._starts[part] + 1}"
+
+
+class Staging(SourceRows):
+    """A DuckDB table of all rows; `rowid` is the place of a row in the source.
+
+    Attributes:
+        connection: the open DuckDB connection.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        source: str,
+        parts: Sequence[Part],
+        labels: Mapping[str, str],
+    ):
+        # Typed here and not in the signature: beartype keeps the classes that it checks, and DuckDB
+        # prints a page about leaks at the end of a process in which its classes are kept.
+        self.connection: duckdb.DuckDBPyConnection = connection
+        super().__init__(source, parts, labels)
+        columns = ", ".join(f"{name} {_SQL_TYPES[kind]}" for name, kind in self.kinds.items())
+        connection.execute(f"CREATE TABLE {TABLE} ({columns})")
+        for part in parts:
+            self._starts.append(self.scalar("count(*)"))
+            self._load(part)
+        self._refuse_no_rows()
+
+    def scalar(self, expression: str) -> int:
+        """Return a number computed over all rows, cut to a whole one; 0 for null."""
+        rows = self.connection.execute(f"SELECT {expression} FROM {TABLE}").fetchall()
+        return int(rows[0][0] or 0)
+
+    def first_rows(self, query: str, limit: int) -> list[tuple[int, str | None]]:
+        """Return the first rows of a query for a place and a text, in the order of places."""
+        return self.connection.execute(f"{query} ORDER BY rowid LIMIT {limit}").fetchall()
 
     def sorted_table(self, expressions: Mapping[str, str], by: Sequence[str]) -> pa.Table:
         """Return columns computed by SQL, sorted by some of them, then by place in the source.
@@ -132,7 +161,7 @@ class Staging:
         except (duckdb.OutOfMemoryException, duckdb.IOException):
             raise
         except duckdb.Error as error:
-            raise DataError(_load_failure(part, error)) from error
+            raise DataError(load_failure(part, error)) from error
         if part.is_text_file:
             self._refuse_rejects(part)
 
@@ -153,11 +182,6 @@ class Staging:
             "needs as many fields as the header, in UTF-8; a field that holds the separator, a "
             'quote or a line break stands in double quotes, quotes in it doubled: "say ""hi""".'
         )
-
-    def _where(self, place: int) -> str:
-        """Name the file and the row in it."""
-        part = bisect.bisect_right(self._starts, place) - 1
-        return f"{self._names[part]}, row {place - self._starts[part] + 1}"
 
 
 @contextmanager
@@ -180,6 +204,22 @@ def staged(
     Raises:
         DataError: a part cannot be read, parts disagree, or memory and disk do not suffice.
     """
+    with connected(source, memory_limit, spill_in) as connection:
+        yield Staging(connection, source, parts, labels)
+
+
+@contextmanager
+def connected(source: str, memory_limit: str, spill_in: Path | None = None) -> Iterator[Any]:
+    """Yield an empty DuckDB that spills to a temporary folder; both are gone afterwards.
+
+    Args:
+        source: what errors call what is read.
+        memory_limit: beyond it DuckDB spills to disk.
+        spill_in: the folder of that temporary folder; None: the system's.
+
+    Raises:
+        DataError: memory and disk do not suffice inside the block.
+    """
     with tempfile.TemporaryDirectory(prefix="idbert-", dir=spill_in) as spill:
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
@@ -190,7 +230,7 @@ def staged(
         try:
             with duckdb.connect(":memory:", config=config) as connection:
                 connection.execute("SET TimeZone = 'UTC'")  # of text times that name no zone
-                yield Staging(connection, source, parts, labels)
+                yield connection
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             if isinstance(error, duckdb.IOException) and "No space left" not in str(error):
                 raise DataError(f"{source} cannot be read: {_first_line(error)}.") from error
@@ -223,7 +263,8 @@ def _round_trip(column: str) -> str:
     return f"CAST(TRY_CAST({column} AS BIGINT) AS VARCHAR)"
 
 
-def _load_failure(part: Part, error: duckdb.Error) -> str:
+def load_failure(part: Part, error: Exception) -> str:
+    """Say why DuckDB cannot read a part."""
     if "state machine" in str(error):
         return (
             f"{part.name}: the lines end in different ways (CR LF in some, LF in others), or a "

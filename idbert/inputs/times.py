@@ -4,7 +4,7 @@ import logging
 from typing import Literal
 
 from idbert.errors import DataError
-from idbert.inputs.staging import Staging
+from idbert.inputs.staging import SourceRows
 from idbert.tables import TIME
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _ADVICE = (
 )
 
 
-def read_times(events: Staging, unit: TimeUnit) -> tuple[str, bool]:
+def read_times(events: SourceRows, unit: TimeUnit) -> tuple[str, bool]:
     """Find out how times are written, and check every one of them.
 
     Numbers are taken, by the size of the largest, for nanoseconds (from 1e17), microseconds (from
@@ -63,7 +63,7 @@ def read_times(events: Staging, unit: TimeUnit) -> tuple[str, bool]:
     return _read_numbers(events, unit, number, whole=False)
 
 
-def _read_timestamps(events: Staging, unit: TimeUnit) -> tuple[str, bool]:
+def _read_timestamps(events: SourceRows, unit: TimeUnit) -> tuple[str, bool]:
     if unit not in ("auto", "iso"):
         raise DataError(
             f"{events.source}: column '{events.labels[TIME]}' is of a date or timestamp type, "
@@ -75,7 +75,7 @@ def _read_timestamps(events: Staging, unit: TimeUnit) -> tuple[str, bool]:
     return TIME, True
 
 
-def _is_iso(events: Staging, unit: TimeUnit) -> bool:
+def _is_iso(events: SourceRows, unit: TimeUnit) -> bool:
     """Decide by majority, so that the few rows of the other kind are the ones refused."""
     if unit != "auto":
         return unit == "iso"
@@ -83,7 +83,7 @@ def _is_iso(events: Staging, unit: TimeUnit) -> bool:
     return numbers == 0 or events.scalar(f"count({_ISO_TEXT})") > numbers
 
 
-def _read_numbers(events: Staging, unit: TimeUnit, number: str, whole: bool) -> tuple[str, bool]:
+def _read_numbers(events: SourceRows, unit: TimeUnit, number: str, whole: bool) -> tuple[str, bool]:
     events.refuse(f"{number} IS NULL", TIME, "not a number", _ADVICE)
     events.refuse(f"{number} < 0", TIME, "which is negative", _ADVICE)
     chosen = unit if unit != "auto" else _unit_by_size(events, number)
@@ -106,6 +106,6 @@ def _read_numbers(events: Staging, unit: TimeUnit, number: str, whole: bool) -> 
     return (f"{number} // 1000" if scale < 1 else f"{number} * {scale:.0f}"), True
 
 
-def _unit_by_size(events: Staging, number: str) -> str:
+def _unit_by_size(events: SourceRows, number: str) -> str:
     largest = events.scalar(f"max({number})")
     return next((unit for unit, size in _SMALLEST.items() if largest >= size), "positions")
