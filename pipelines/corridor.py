@@ -25,6 +25,9 @@ STAGES = ("rec_pretrain", "rec_finetune")
 PREPARED = "rec_prepare"
 """The command whose folders are logs."""
 
+EXPORTED = "rec_export"
+"""The command whose folders are vectors."""
+
 WHOLE = SequenceSettings(max_length=None, min_length=0)
 """Histories as they are: all users, all events."""
 
@@ -105,6 +108,27 @@ def read_log(data: DataSettings) -> Interactions:
     if prepared is not None:
         return prepared.interactions()
     return read_interactions(source_of(data), data)
+
+
+def read_histories_of(
+    data: DataSettings, histories: str | None, item_type: pa.DataType
+) -> Interactions:
+    """Read events of a file, folder or glob as a run's log was read; None: that log.
+
+    Args:
+        data: how the run's log was read.
+        histories: the other source.
+        item_type: of the run's item ids.
+    """
+    if histories is None:
+        return read_log(data)
+    # A history of one event is worth something, too.
+    data = dataclasses.replace(data, min_user_events=1, min_item_events=1, weight_column=None)
+    log = read_interactions(histories, data)
+    if pa.types.is_integer(log.column(ITEM).type) and not pa.types.is_integer(item_type):
+        # A text file has no types: in a short one all ids may look like integers.
+        log = read_interactions(histories, dataclasses.replace(data, id_type="string"))
+    return log
 
 
 def source_of(data: DataSettings) -> str | Path:

@@ -1,23 +1,25 @@
 """python -m pipelines.rec_index: the vectors of a run in a FAISS index."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idbert.errors import ConfigError, IdbertError
+from idbert.errors import CheckpointError, ConfigError, IdbertError
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import load_item_model
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_choice import AUTO, ChoiceSettings, choose_index
 from idbert.retrieval.recommender import Recommender
+from idbert.retrieval.vector_files import read_parts
 from idbert.rows import FIRST_ITEM
-from idbert.run_dir import RunDir
+from idbert.run_dir import MARKER, RunDir
 from idbert.tables import USER
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
-from pipelines.corridor import STAGES, log_settings_of, read_log
+from pipelines.corridor import EXPORTED, STAGES, log_settings_of, read_log
 
 USER_INDEX = "user_index"
 """Folder of the users' index inside a run."""
@@ -37,8 +39,16 @@ class RecIndexSettings:
     """What an index must find that is chosen by factory=auto"""
     users: bool = False
     """Whether the vectors of the log's users are indexed too, as the folder `user_index`."""
+    vectors: str | None = None
+    """The folder that rec_export wrote for this run: of items, whose vectors become `index`, or of
+    users, whose vectors become `user_index`. Default: they are made here."""
 
     def __post_init__(self) -> None:
+        if self.users and self.vectors is not None:
+            raise ConfigError(
+                "users makes the users' vectors here, and vectors names a folder of them. Leave "
+                "one of them out."
+            )
         if self.factory != AUTO and self.auto != ChoiceSettings():
             raise ConfigError(
                 f"the settings of --auto choose an index, and factory={self.factory} is chosen. "
@@ -53,6 +63,10 @@ def main(config: RecIndexSettings) -> None:
     the model's score. rec_recommend and Recommender.load then search the index.
     """
     run = RunDir.open(config.run, STAGES)
+    if config.vectors is not None:
+        with stage("index the exported vectors"):
+            _index_exported(config, config.vectors, run)
+        return
     with naming_plugins_of(run):
         vectors_VD = load_item_model(run.model).item_vectors().numpy()
     with stage("index the items"):
@@ -63,6 +77,37 @@ def main(config: RecIndexSettings) -> None:
         with stage("index the users"):
             users, vectors_UD = _user_vectors(run)
             _built(config, vectors_UD, users).save(run.path / USER_INDEX, run.model_sha256)
+
+
+def _index_exported(config: RecIndexSettings, folder: str, run: RunDir) -> None:
+    """Build the index of what rec_export has written.
+
+    Raises:
+        CheckpointError: the vectors are unfinished, damaged, or of another model.
+        ConfigError: they are of a layer, by which no scores are made.
+    """
+    exported = RunDir(Path(folder))
+    if (exported.path / MARKER).is_file() and not exported.is_complete:
+        raise CheckpointError(
+            f"{folder}: the export has not finished. Give the same rec_export command again; "
+            "finished parts are not made again."
+        )
+    exported = RunDir.open(folder, [EXPORTED])
+    made_of = exported.read_config()
+    if made_of["model"] != run.model_sha256:
+        raise CheckpointError(
+            f"{folder} holds vectors of another model than {run.path}. Export them again with "
+            f"rec_export --run {run.path}."
+        )
+    if made_of.get("layer") is not None:
+        raise ConfigError(
+            f"{folder} holds vectors of layer {made_of['layer']}, and recommendations are searched "
+            "with those that rec_export makes without --layer."
+        )
+    ids, vectors_ND = read_parts(sorted(exported.path.glob("part-*.parquet")))
+    is_items = made_of["what"] == "items"
+    target = run.index if is_items else run.path / USER_INDEX
+    _built(config, vectors_ND, ids, run if is_items else None).save(target, run.model_sha256)
 
 
 def _built(

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idbert.errors import ConfigError, DataError
-from idbert.inputs.interactions import read_interactions
 from idbert.retrieval.exact import TablePrecision
 from idbert.retrieval.index_device import IndexDevice
 from idbert.retrieval.index_settings import SearchSettings
@@ -20,7 +19,7 @@ from idbert.retrieval.recommender import USERS_AT_ONCE, Recommender
 from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
-from pipelines.corridor import STAGES, log_settings_of, read_log, read_titles
+from pipelines.corridor import STAGES, log_settings_of, read_histories_of, read_titles
 
 SHOWN_EVENTS = 5
 """Newest events of a history that are printed above its recommendations."""
@@ -127,14 +126,7 @@ def _histories(run: RunDir, config: RecRecommendSettings, item_type: pa.DataType
         DataError: none of the users asked for is in the histories.
     """
     data = log_settings_of(run).data
-    if config.histories is None:
-        log = read_log(data)
-    else:  # a history of one event is worth recommending for
-        data = replace(data, min_user_events=1, min_item_events=1, weight_column=None)
-        log = read_interactions(config.histories, data)
-        if pa.types.is_integer(log.column(ITEM).type) and not pa.types.is_integer(item_type):
-            # A text file has no types: in a short one all ids may look like integers.
-            log = read_interactions(config.histories, replace(data, id_type="string"))
+    log = read_histories_of(data, config.histories, item_type)
     if config.users is None:
         return log
     wanted = pa.array(_ids(config.users, log.column(USER).type, "users"), log.column(USER).type)

@@ -250,7 +250,7 @@ class Recommender:
         rows_UK = np.full((len(read), k), -1, np.int64)
         if has_items_U.any():
             known = read.not_empty()
-            users_UD = self._user_vectors(known, behaviour)
+            users_UD = self.encode(known, behaviour)
             excluded = (known.rows_T - FIRST_ITEM, known.offsets) if filter_seen else None
             if use_index and self.index is not None:
                 found = self.index.search(
@@ -297,7 +297,7 @@ class Recommender:
         scores_UN = np.empty((len(read), len(self._exact)), np.float32)
         scores_UN[~has_items_U] = self._counts_N
         if has_items_U.any():
-            users_UD = self._user_vectors(read.not_empty(), behaviour)
+            users_UD = self.encode(read.not_empty(), behaviour)
             scores_UN[has_items_U] = self._exact.scores(users_UD)
         frame = pd.DataFrame(
             scores_UN,
@@ -364,17 +364,17 @@ class Recommender:
         known = read_histories(histories, self.vocabulary).not_empty()
         if len(known) == 0:
             raise DataError("none of the histories has an item that the model knows.")
-        return known.keys, self._user_vectors(known, behaviour)
+        return known.keys, self.encode(known, behaviour)
 
     @property
     def _counts_N(self) -> Int64[np.ndarray, "N"]:
         counts_N: np.ndarray = self.vocabulary.counts_V[FIRST_ITEM:]
         return counts_N
 
-    def _user_vectors(
-        self, histories: Histories, behaviour: str | None
+    def encode(
+        self, histories: Histories, behaviour: str | None = None
     ) -> Float32[np.ndarray, "U _"]:
-        """Encode histories of which none is empty, [U, D+1]."""
+        """Return the vectors of histories of which none is empty, [U, D+1]; see `user_vectors`."""
         sequences = histories.sequences()
         batches = history_batches(
             sequences,

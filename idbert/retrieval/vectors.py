@@ -27,7 +27,11 @@ _LANES = 16
 
 
 @torch.no_grad()
-def item_layer_vectors(model: ItemModel, layer: Layer = None) -> Float32[Tensor, "N D"]:
+def item_layer_vectors(
+    model: ItemModel,
+    layer: Layer = None,
+    items: slice = slice(None),  # noqa: B008 (cannot change)
+) -> Float32[Tensor, "N D"]:
     """Return one vector an item; row i is the item in vocabulary row `FIRST_ITEM + i`.
 
     Beyond the embedding table, the vector of an item is the encoder's state for a history that
@@ -36,14 +40,15 @@ def item_layer_vectors(model: ItemModel, layer: Layer = None) -> Float32[Tensor,
     Args:
         model: of V rows; N = V - FIRST_ITEM.
         layer: see `Layer`.
+        items: which of them; all by default.
 
     Raises:
         ConfigError: the encoder has no such layer.
     """
     if layer is None:
-        return model.item_vectors()[FIRST_ITEM:, :-1]
+        return model.item_vectors()[FIRST_ITEM:, :-1][items]
     state = None if layer == "fused" else resolve_layers([layer], model.config.num_states)[0]
-    rows_N = torch.arange(FIRST_ITEM, model.config.vocab_size, device=model.device)
+    rows_N = torch.arange(FIRST_ITEM, model.config.vocab_size, device=model.device)[items]
     was_training = model.training
     model.train(False)
     try:
