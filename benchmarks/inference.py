@@ -1,144 +1,158 @@
 """All users of a log scored, ten best items each, seen ones dropped: how many users a second?
 
-    python -m benchmarks.inference --data ml-1m.parquet --peers PEERS --passes 2
+    python -m benchmarks.inference --data ml-1m.parquet --peers PEERS --write
 
 idbert recommends by Recommender.recommend_batches, from the table of events to the last batch of
 ids. A peer (benchmarks.peers) trains for a moment, then scores the same users by its own inference
 path. All have the same architecture; weights change no speed, so that ours are fresh unless --run
-names a finished run. Each pass runs everything once, in turn. `foreign` is the share of the machine
-that other processes used meanwhile: take a line with more than a few percent as not measured. CPU
-ms are those of our process for one user, and tell on a busy machine too.
+names a finished run. Each pass runs everything once, in turn; a pass in which other processes used
+6% of the machine or more does not count as long as there is another. CPU ms are those of our
+process for one user, and tell on a busy machine too. The peers' drivers score on the CPU alone.
 """
 
 import argparse
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.peers import PEERS, ForeignLoad, add_architecture, run_driver
+from benchmarks import report
+from benchmarks.peers import MODELS as MODEL_NAMES
+from benchmarks.peers import SMALL, Peer, add_architecture, name_of, opened, peers_for, run_driver
+from benchmarks.quiet import ForeignLoad, in_turn, own_cpu_s, quiet_ones
+from benchmarks.training_work import MODELS
 from idbert import Recommender, read_interactions
 from idbert.inputs.splits import leave_last_out
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
-from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.tables import Interactions
 
 K = 10
-MODELS = {"bert4rec": MaskedItemModel, "sasrec": NextItemModel}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the table."""
-
-    who: str
-    model: str
-    users_per_s: float
-    cpu_ms: float | None
-    foreign: float | None
+def recommender_of(
+    log: Interactions, model_name: str, options: argparse.Namespace, table_precision: str
+) -> Recommender:
+    """Open the run, or put a fresh model round the log's items."""
+    if options.run:
+        return Recommender.load(options.run, device=options.device, table_precision=table_precision)
+    vocabulary = Vocabulary.from_interactions(log)
+    torch.manual_seed(0)
+    settings = EncoderSettings(
+        hidden_size=options.hidden,
+        num_layers=options.layers,
+        num_heads=options.heads,
+        max_length=options.maxlen,
+    )
+    model = MODELS[model_name].build(settings, vocab_size=len(vocabulary))
+    return Recommender(model.to(options.device), vocabulary, table_precision=table_precision)
 
 
 def ours(
     log: Interactions, model_name: str, options: argparse.Namespace, table_precision: str
-) -> Line:
+) -> dict[str, Any]:
     """Score all users, or those that are asked for, and say how fast."""
-    if options.run:
-        recommender = Recommender.load(options.run, table_precision=table_precision)
-    else:
-        vocabulary = Vocabulary.from_interactions(log)
-        torch.manual_seed(0)
-        settings = EncoderSettings(
-            hidden_size=options.hidden,
-            num_layers=options.layers,
-            num_heads=options.heads,
-            max_length=options.maxlen,
-        )
-        model = MODELS[model_name].build(settings, vocab_size=len(vocabulary))
-        recommender = Recommender(model, vocabulary, table_precision=table_precision)
-    load, cpu, started = ForeignLoad(), time.process_time(), time.perf_counter()
+    recommender = recommender_of(log, model_name, options, table_precision)
+    load, cpu, started = ForeignLoad(), own_cpu_s(), time.perf_counter()
     batches = recommender.recommend_batches(log, K)
-    found = sum(len(batch) for batch in batches)
+    found = sum(len(batch) for batch in batches)  # ids on the CPU: nothing is under way any more
+    seconds, cpu = time.perf_counter() - started, own_cpu_s() - cpu
     users = len(batches.histories)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     assert found <= K * users
-    who = "idbert" if table_precision == "float32" else f"idbert, items in {table_precision}"
-    return Line(who, model_name, users / seconds, 1000 * cpu / users, load.share())
+    return {
+        "users_per_s": users / seconds,
+        "cpu_ms": 1000 * cpu / users,
+        "foreign": load.share(),
+        "device_mib": torch.cuda.max_memory_allocated() / 2**20
+        if options.device == "cuda"
+        else None,
+    }
 
 
-def theirs(peer: str, model_name: str, options: argparse.Namespace) -> Line | str:
-    """Run a peer's driver; return its line, or why there is none."""
-    threads = ("--threads", torch.get_num_threads())
-    result = run_driver(peer, model_name, options, "--seconds", options.train_seconds, *threads)
+def theirs(
+    peer: Peer, model_name: str, options: argparse.Namespace, data: Path
+) -> dict[str, Any] | str:
+    """Run a peer's driver; return its figures, or why there are none."""
+    if options.device != "cpu":
+        return "left out: its driver scores on the CPU"
+    result = run_driver(peer, model_name, data, options, seconds=options.train_seconds)
     if isinstance(result, str):
         return result
-    return Line(peer, model_name, result["users_per_s"], None, result.get("eval_foreign_cpu"))
+    return result | {"foreign": result.get("eval_foreign_cpu")}
 
 
-def lines(options: argparse.Namespace) -> Iterator[Line | str]:
-    """Yield what there is to print, as it is measured."""
-    log = read_interactions(options.data)
-    # As the peers do: the last event is withheld.
-    log = leave_last_out(log).test.histories
-    if options.users:
-        chosen = log.user_offsets()[min(options.users, len(log.user_offsets()) - 1)]
+def histories_of(data: Path, users: int) -> Interactions:
+    """Return all but the last event of each user, as the peers do; 0: of all users."""
+    log = leave_last_out(read_interactions(data)).test.histories
+    if users:
+        chosen = log.user_offsets()[min(users, len(log.user_offsets()) - 1)]
         log = log.with_table(log.table.slice(0, int(chosen)))
-    for _ in range(options.passes):
-        for model_name in options.models:
-            yield ours(log, model_name, options, "float32")
-            if options.bfloat16:
-                yield ours(log, model_name, options, "bfloat16")
-            for peer, models in PEERS.items():
-                if options.peers is not None and model_name in models:
-                    yield theirs(peer, model_name, options)
+    return log
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print one line a measurement, and the ratios to the fastest peer."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Measure all forms in turn and publish the table."""
+    parser = report.new_parser(__doc__)
     add_architecture(parser)
     parser.add_argument("--run", help="a finished run, in place of a fresh model")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODEL_NAMES, default=list(MODEL_NAMES))
     parser.add_argument("--users", type=int, default=0, help="only the first so many of ours")
-    parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--bfloat16", action="store_true", help="our items in bfloat16 too")
     parser.add_argument("--train_seconds", type=float, default=5.0, help="of a peer, before")
-    parser.add_argument("--threads", type=int, help="default: as torch chooses")
-    options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    print(f"{options.data.name}, {torch.get_num_threads()} threads\n")
-    print("| who | model | users/s | CPU ms a user | foreign |\n|---|---|---:|---:|---:|")
-    measured: list[Line] = []
-    left_out: list[str] = []
-    for line in lines(options):
-        if isinstance(line, str):
-            left_out.append(line)
-            continue
-        measured.append(line)
-        cpu = "" if line.cpu_ms is None else f"{line.cpu_ms:.3f}"
-        foreign = "" if line.foreign is None else f"{line.foreign:.0%}"
-        print(f"| {line.who} | {line.model} | {line.users_per_s:,.0f} | {cpu} | {foreign} |")
-    print()
-    for model_name in options.models:
-        speeds = {
-            is_ours: max(
-                (
-                    line.users_per_s
-                    for line in measured
-                    if line.model == model_name
-                    and (line.who == "idbert") is is_ours
-                    and not line.who.startswith("idbert,")
-                ),
-                default=None,
-            )
-            for is_ours in (True, False)
-        }
-        if speeds[True] and speeds[False]:
-            ratio = speeds[True] / speeds[False]
-            print(f"{model_name}: idbert is {ratio:.1f} times as fast as the fastest peer")
-    print("\n".join(dict.fromkeys(left_out)))
+    options = report.parse(parser, arguments, **SMALL, train_seconds=0.1)
+    torch.set_num_threads(options.threads)
+    forms: dict[str, Callable[[], dict[str, Any] | str]] = {}
+    with opened(options) as data:
+        log = histories_of(data, options.users)
+        for model_name in options.models:
+            forms[f"idbert, {model_name}"] = partial(ours, log, model_name, options, "float32")
+            if options.bfloat16:
+                name = f"idbert, items in bfloat16, {model_name}"
+                forms[name] = partial(ours, log, model_name, options, "bfloat16")
+            for peer in peers_for(options, model_name):
+                forms[f"{peer.name}, {model_name}"] = partial(
+                    theirs, peer, model_name, options, data
+                )
+        measured, failures = in_turn(forms, options.passes, options.wait)
+    used = {who: quiet_ones(passes) for who, passes in measured.items()}
+    header = ["", "users/s", "CPU ms a user", "GPU MiB", "foreign"]
+    rows = [
+        [
+            who,
+            report.spread([one["users_per_s"] for one in used[who]]),
+            report.spread([one.get("cpu_ms") for one in used[who]], ".3f"),
+            report.spread([one.get("device_mib") for one in used[who]]),
+            report.foreign(passes),
+        ]
+        for who, passes in measured.items()
+    ]
+    rows += [report.failed_row(who, why, len(header)) for who, why in failures.items()]
+    speeds = {who: [one["users_per_s"] for one in passes] for who, passes in used.items()}
+    of_models = [
+        {who: found for who, found in speeds.items() if who.endswith(f", {model_name}")}
+        for model_name in options.models
+    ]
+    on = "a GPU" if options.device == "cuda" else f"{options.threads} threads"
+    title = f"Scoring all users of {name_of(options)}, top {K}, {on}"
+    notes = [
+        f"Hidden {options.hidden}, {options.layers} layers, {options.heads} heads, length "
+        f"{options.maxlen}; median of the quiet passes, in brackets the least and the most.",
+        *(line for found in of_models for line in report.ratios(found)),
+        report.versions_of(measured),
+    ]
+    finished = report.Report(
+        report.section_name("inference", name_of(options), options.device),
+        title,
+        report.markdown(header, rows),
+        notes,
+        report.bars(title, speeds, "users a second"),
+        options.device,
+    )
+    report.publish(finished, "inference", options)
+    report.check_own(failures)
 
 
 if __name__ == "__main__":

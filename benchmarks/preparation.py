@@ -1,13 +1,13 @@
 """From parquet to training-ready: how long, and in how much memory, beside DuckDB and the peers?
 
-    python -m benchmarks.power_law_log --rows 10000000 --output LOG
-    python -m benchmarks.preparation --log LOG --work WORK --peers PEERS --json preparation.json
+    python -m benchmarks.preparation --peers PEERS --write
+    python -m benchmarks.preparation --log LOG --work WORK --peers PEERS --write
 
-Each library works in a process of its own, one after another, in as many rounds as asked; of the
-rounds the least seconds count. The yardstick is DuckDB's bare sort of the same table by user and
-time, in the same rounds. PEERS holds a virtual environment a peer (recbole, rectools), made by
-the lists of requirements; one that is not there is skipped with a line. Seconds are without the
-imports; peak memory is the process's, with and without what it held after its imports. idbert
+Without --log one of --rows interactions is drawn first (benchmarks.power_law_log). Each library
+works in a process of its own, one after another, in as many passes as asked; a pass in which other
+processes used 6% of the machine or more does not count as long as there is another. The yardstick
+is DuckDB's bare sort of the same table by user and time, in the same passes. Seconds are without
+the imports; peak memory is the process's, with and without what it held after its imports. idbert
 holds out two events a user, writes and syncs its files, and checks their digests on opening;
 RecBole holds out as many and makes a training sample of each prefix, as it ships; RecTools holds
 out none.
@@ -16,152 +16,135 @@ out none.
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+import tempfile
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from idbert.files import written_aside
+from benchmarks import report
+from benchmarks.peers import python_of
+from benchmarks.power_law_log import LogOptions, write_log
+from benchmarks.quiet import in_turn, quiet_ones
 
 WORK = Path(__file__).with_name("preparation_work.py")
-PEERS = ("recbole", "rectools")
+BARE = "DuckDB, bare sort"
+LIBRARIES = {BARE: "duckdb", "idbert": "idbert", "RecBole": "recbole", "RecTools": "rectools"}
+OWN = ("duckdb", "idbert")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one process took.
-
-    Attributes:
-        library: whose work.
-        seconds: without imports.
-        cpu_seconds: likewise, of all its threads.
-        peak_mib: of the process.
-        import_mib: of that, its peak after the imports.
-        steps: the seconds of each step.
-        failure: the last line that it wrote on stderr, if it ended early; figures are then those of
-            the steps that it finished.
-    """
-
-    library: str
-    seconds: float
-    cpu_seconds: float
-    peak_mib: float
-    import_mib: float
-    steps: dict[str, float]
-    failure: str = ""
-
-
-def measure(library: str, python: str, given: argparse.Namespace) -> Measured:
-    """Run one library's preparation in a new process."""
-    folder = given.work / f"{library}-work"
+def measure(library: str, options: argparse.Namespace) -> dict[str, Any] | str:
+    """Run one library's preparation in a new process; return its figures, or why there are none."""
+    python = Path(sys.executable) if library in OWN else python_of(options.peers, library)
+    if not python.exists():
+        return f"left out: {python.relative_to(options.peers.absolute())} is not there"
+    folder = options.work / f"{library}-work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [python, str(WORK), library, "--log", str(given.log), "--folder", str(folder)]
-    command += ["--memory_limit", given.memory_limit, "--max_length", str(given.max_length)]
-    root = str(Path(__file__).parent.parent)
-    paths = {"PYTHONPATH": root} if library == "idbert" else {}
+    command = [str(python), str(WORK), library, "--log", str(options.log), "--folder", str(folder)]
+    command += ["--memory_limit", options.memory_limit, "--max_length", str(options.max_length)]
+    paths = {"PYTHONPATH": str(WORK.parents[1])} if library == "idbert" else {}
     try:
         ended = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | paths, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | paths,
+            timeout=options.patience,
         )
+    except subprocess.TimeoutExpired:
+        return f"failed: not done after {options.patience:,.0f} s"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"step"')]
     imports, steps = lines[:1], lines[1:]
-    failure = ""
     if ended.returncode:
-        words = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
-        failure = words[-1]
-    return Measured(
-        library,
-        sum(line["seconds"] for line in steps),
-        sum(line["cpu_seconds"] for line in steps),
-        max((line["peak_mib"] for line in lines), default=0.0),
-        max((line["peak_mib"] for line in imports), default=0.0),
-        {line["step"]: line["seconds"] for line in steps},
-        failure,
-    )
+        words = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
+        done = ", ".join(f"{line['step']} {line['seconds']:.1f} s" for line in steps)
+        return f"failed after {done or 'nothing'}: {words[-1]}"
+    return {
+        "seconds": sum(line["seconds"] for line in steps),
+        "cpu_seconds": sum(line["cpu_seconds"] for line in steps),
+        "peak_mib": max(line["peak_mib"] for line in lines),
+        "imports_mib": max(line["peak_mib"] for line in imports),
+        "steps": {line["step"]: line["seconds"] for line in steps},
+    }
 
 
-def pythons(peers: Path | None) -> dict[str, str]:
-    """Return the Python of each library that can be measured; say which cannot."""
-    found = {"duckdb": sys.executable, "idbert": sys.executable}
-    for name in PEERS:
-        python = peers / name / "bin" / "python" if peers else None
-        if python is not None and python.exists():
-            found[name] = str(python)
-        else:
-            print(f"{name}: skipped, there is no {python or 'folder --peers'}", file=sys.stderr)
-    return found
-
-
-def best_of(rounds: list[Measured]) -> Measured:
-    """Return the round with the least seconds; one that failed only if none did not."""
-    whole = [measured for measured in rounds if not measured.failure]
-    return min(whole or rounds, key=lambda measured: measured.seconds)
-
-
-def as_markdown(best: dict[str, Measured]) -> str:
-    """Return the table: seconds and memory, and how many times the bare sort's seconds."""
-    bare = best["duckdb"]
-    lines = [
-        "| | seconds | CPU seconds | times the bare sort | peak MiB | peak above imports, MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, one in best.items():
-        label = "DuckDB, bare sort" if name == "duckdb" else name
-        if one.failure:
-            done = ", ".join(one.steps) or "nothing"
-            label += f" (failed after: {done})"
-        lines.append(
-            f"| {label} | {one.seconds:.2f} | {one.cpu_seconds:.2f} | "
-            f"{one.seconds / bare.seconds:.2f} | {one.peak_mib:,.0f} | "
-            f"{one.peak_mib - one.import_mib:,.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def parse() -> argparse.Namespace:
-    """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--log", type=Path, required=True, help="folder of parquet files")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is written")
-    parser.add_argument("--peers", type=Path, help="folder of the peers' virtual environments")
-    parser.add_argument("--rounds", type=int, default=2, help="passes over all libraries")
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Let a command line name the log, or how large a one to draw."""
+    parser.add_argument("--log", type=Path, help="folder of parquet files; default: one is drawn")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="of the log that is drawn")
+    parser.add_argument("--work", type=Path, help="folder for what is written; default: temporary")
     parser.add_argument("--memory_limit", default="2GB", help="of DuckDB, bare and inside idbert")
     parser.add_argument("--max_length", type=int, default=50, help="of a sequence")
-    parser.add_argument("--json", type=Path, help="file for all rounds")
-    return parser.parse_args()
+    parser.add_argument("--patience", type=float, default=5400.0, help="seconds for one library")
 
 
-def main() -> None:
-    """Measure all libraries in turn and print the table."""
-    given = parse()
-    found = pythons(given.peers)
-    rounds: dict[str, list[Measured]] = {name: [] for name in found}
-    for number in range(given.rounds):
-        for name, python in found.items():
-            measured = measure(name, python, given)
-            rounds[name].append(measured)
-            print(f"round {number + 1}, {name}: {measured.seconds:.2f} s {measured.failure}")
-    best = {name: best_of(several) for name, several in rounds.items()}
-    print(f"\n{as_markdown(best)}")
-    if given.json is not None:
-        report: dict[str, Any] = {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "log": given.log.name,
-            "rounds": {name: [asdict(one) for one in several] for name, several in rounds.items()},
-        }
-        with written_aside(given.json) as aside:
-            aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    failed = [name for name in ("duckdb", "idbert") if best[name].failure]
-    if failed:
-        raise SystemExit(f"{failed[0]} failed: {best[failed[0]].failure}")
+def open_log(options: argparse.Namespace, stack: ExitStack) -> None:
+    """Put a folder into `options.work`, and a log into `options.log` where none is named."""
+    if options.work is None:
+        options.work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    if options.log is None:
+        options.log = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.work)))
+        for _ in write_log(LogOptions(rows=options.rows), options.log):
+            pass
+
+
+def forms_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what measures each library; the peers only where their folder is given."""
+    return {
+        name: partial(measure, library, options)
+        for name, library in LIBRARIES.items()
+        if library in OWN or options.peers
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure all libraries in turn and publish the table."""
+    parser = report.new_parser(__doc__)
+    add_log(parser)
+    parser.add_argument("--peers", type=Path, help="a folder with venvs/")
+    options = report.parse(parser, arguments, rows=5000, passes=1)
+    size = "" if options.log else f"{options.rows:,} interactions"
+    with ExitStack() as stack:
+        open_log(options, stack)
+        measured, failures = in_turn(forms_of(options), options.passes, options.wait)
+    used = {who: quiet_ones(passes) for who, passes in measured.items()}
+    seconds = {who: [one["seconds"] for one in passes] for who, passes in used.items()}
+    header = ["", "seconds", "times the bare sort", "CPU seconds", "peak MiB"]
+    header += ["peak MiB above imports", "foreign"]
+    rows = []
+    for who, passes in used.items():
+        bare = seconds.get(BARE, [])
+        row = [who, report.spread(seconds[who], ".2f"), report.times(seconds[who], bare)]
+        row.append(report.spread([one["cpu_seconds"] for one in passes], ".2f"))
+        row.append(report.spread([one["peak_mib"] for one in passes]))
+        row.append(report.spread([one["peak_mib"] - one["imports_mib"] for one in passes]))
+        rows.append([*row, report.foreign(measured[who])])
+    rows += [report.failed_row(who, why, len(header)) for who, why in failures.items()]
+    title = f"Preparation of {size or options.log.name}"
+    steps = {who: passes[0]["steps"] for who, passes in used.items()}
+    notes = [
+        f"DuckDB's memory limit {options.memory_limit}, sequences of up to {options.max_length}; "
+        "median of the quiet passes, in brackets the least and the most.",
+        *(
+            f"{who}: " + ", ".join(f"{step} {value:.2f} s" for step, value in found.items())
+            for who, found in steps.items()
+        ),
+    ]
+    finished = report.Report(
+        report.section_name("preparation", size or options.log.name),
+        title,
+        report.markdown(header, rows),
+        notes,
+        report.bars(title, seconds, "seconds"),
+    )
+    report.publish(finished, "preparation", options)
+    report.check_own(failures)
 
 
 if __name__ == "__main__":

@@ -136,8 +136,10 @@ def run_rectools(given: argparse.Namespace) -> None:
     with step("loaders"):
         preparator = BERT4RecDataPreparator(
             session_max_len=given.max_length,
+            n_negatives=None,
             batch_size=BATCH,
             dataloader_num_workers=0,
+            train_min_user_interactions=2,
             mask_prob=0.2,
         )
         preparator.process_dataset_train(dataset)

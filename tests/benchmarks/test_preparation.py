@@ -1,7 +1,5 @@
-"""The generated log is what it says, and the benchmark of preparation runs on a tiny one."""
+"""The generated log is what it says."""
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import power_law_log, preparation
+from benchmarks import power_law_log
 from benchmarks.power_law_log import LogOptions, part, power_law, scrambled, write_log
 
 SMALL = LogOptions(rows=5000, rows_a_part=2000, seed=3)
@@ -48,28 +46,3 @@ def test_scrambled_ranks_are_a_permutation(size: int):
     numbers = scrambled(np.arange(size), size)
     assert np.array_equal(np.sort(numbers), np.arange(size))
     assert not np.array_equal(numbers, np.arange(size))
-
-
-def test_the_benchmark_measures_a_tiny_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    list(write_log(SMALL, tmp_path / "log"))
-    broken = tmp_path / "peers/recbole/bin/python"
-    broken.parent.mkdir(parents=True)
-    broken.write_text("#!/bin/sh\necho no such library >&2\nexit 1\n")
-    broken.chmod(0o755)
-    report = tmp_path / "report.json"
-    options = ["--log", tmp_path / "log", "--work", tmp_path / "work", "--rounds", 1]
-    options += ["--peers", tmp_path / "peers", "--json", report]
-    monkeypatch.setattr(sys, "argv", ["preparation", *map(str, options)])
-    preparation.main()
-    printed = capsys.readouterr()
-    assert "| DuckDB, bare sort |" in printed.out and "| idbert |" in printed.out
-    assert "| recbole (failed after: nothing) |" in printed.out
-    assert "rectools: skipped, there is no" in printed.err
-    rounds = json.loads(report.read_text())["rounds"]
-    assert rounds["recbole"][0]["failure"] == "no such library"
-    ours = rounds["idbert"][0]
-    assert set(ours["steps"]) == {"rec_prepare", "sequences"}
-    assert 0 < ours["cpu_seconds"] and 0 < ours["import_mib"] <= ours["peak_mib"]
-    assert list((tmp_path / "work").iterdir()) == []

@@ -1,0 +1,122 @@
+"""Starts a peer's driver in the peer's own Python, and adds what the driver does not tell.
+
+    PYTHON peer_start.py '{"device": "cpu", "attention_dropout": true, "length": 200}' \
+        drive_NAME.py --data ...
+
+Run in the folder of the drivers; nothing of idbert is there. Prints lines of MEMORY and a JSON
+object: the peaks of the process after its imports, of training and of scoring, in MiB. Without
+attention dropout the shares of attention are kept whole, by torch's functions, which all peers
+call; on cuda the driver's words for the processor are read as those for the GPU.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+ON_CUDA = {
+    'accelerator="cpu"': 'accelerator="gpu"',
+    "use_cpu=True": "use_cpu=False",
+    "use_gpu=False": "use_gpu=True",
+}
+
+
+def tell(**numbers: float) -> None:
+    """Print a line of MEMORY."""
+    print("MEMORY " + json.dumps(numbers), flush=True)
+
+
+def peak_mib() -> float:
+    """Return the process's peak memory since it began, or since `forget_peak`."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def forget_peak() -> None:
+    """Let the peak begin anew; where the system cannot, nothing happens."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def keep_attention_whole(length: int) -> list[int]:
+    """Drop no shares of attention any more; return a list that grows by one each time.
+
+    Args:
+        length: of the sequences: shares are what has it in both of the last dimensions.
+    """
+    import torch.nn.functional as F
+
+    kept: list[int] = []
+    attend, drop = F.scaled_dot_product_attention, F.dropout
+
+    def attend_whole(query, key, value, attn_mask=None, dropout_p=0.0, *more, **named):
+        kept.append(1)
+        return attend(query, key, value, attn_mask, 0.0, *more, **named)
+
+    def drop_others(input, p=0.5, training=True, inplace=False):
+        if tuple(input.shape[-2:]) == (length, length):
+            kept.append(1)
+            return input
+        return drop(input, p, training, inplace)
+
+    F.scaled_dot_product_attention, F.dropout = attend_whole, drop_others
+    return kept
+
+
+def main() -> None:
+    """Run the driver."""
+    settings, driver = json.loads(sys.argv[1]), sys.argv[2]
+    sys.argv = sys.argv[2:]
+    sys.path[0] = "."  # in place of this file's folder
+    import common
+
+    kept: list[int] = [1]
+    read, begin_scoring, emit, mark = common.Data.__init__, common.tic, common.emit, None
+
+    def read_after_imports(self, path):
+        nonlocal kept
+        tell(imports_mib=peak_mib())
+        if not settings["attention_dropout"]:
+            kept = keep_attention_whole(settings["length"])
+        read(self, path)
+
+    def begin_scoring_anew():
+        tell(training_mib=peak_mib())
+        forget_peak()
+        return begin_scoring()
+
+    def emit_memory(args, *more, **named):
+        if not kept:
+            sys.exit("no attention dropout was found that could be left out")
+        tell(**{"training_mib" if args.no_eval else "scoring_mib": peak_mib()})
+        if settings["device"] == "cuda":
+            import torch
+
+            tell(device_mib=torch.cuda.max_memory_allocated() / 2**20)
+        return emit(args, *more, **named)
+
+    def mark_finished(self):
+        import torch
+
+        torch.cuda.synchronize()
+        return mark(self)
+
+    common.Data.__init__, common.tic, common.emit = (
+        read_after_imports,
+        begin_scoring_anew,
+        emit_memory,
+    )
+    source = Path(driver).read_text()
+    if settings["device"] == "cuda":
+        mark, common.Meter._mark = common.Meter._mark, mark_finished
+        plain = source
+        for old, new in ON_CUDA.items():
+            source = source.replace(old, new)
+        if source == plain:
+            sys.exit(f"{driver} has no word that puts it on a GPU")
+    exec(compile(source, driver, "exec"), {"__name__": "__main__", "__file__": driver})
+
+
+if __name__ == "__main__":
+    main()

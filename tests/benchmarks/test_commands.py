@@ -1,0 +1,114 @@
+"""The small form of each command writes one table and one plot. No time is asserted."""
+
+import importlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import memory, memory_work, training, training_work
+
+
+def in_this_process(module, arguments, threads, patience_s=None):
+    """Do what a process of its own would, which takes seconds to start."""
+    work = Namespace(**json.loads(arguments[-1]))
+    if module == "training_work":
+        return training_work.measure(work)
+    return json.loads(json.dumps(memory_work.WORKS[arguments[0]](work)))
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for command in (training, memory):
+        monkeypatch.setattr(command, "in_own_process", in_this_process)
+    return tmp_path / "results.md"
+
+
+def rows_of(page: Path) -> dict[str, list[str]]:
+    """Return the cells of each row of the tables, by their first."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def run(name: str, page: Path, *arguments: str) -> dict[str, list[str]]:
+    """Run a command's small form; return the rows of its table."""
+    command = importlib.import_module(f"benchmarks.{name}")
+    command.main(["--small", "--write", str(page), *arguments])
+    text = page.read_text()
+    assert f"python -m benchmarks.{name} --small" in text
+    assert "Machine: " in text and text.count("](plots/") == 1
+    assert len(list((page.parent / "plots").glob(f"{name}*.svg"))) == 1
+    return rows_of(page)
+
+
+@pytest.mark.parametrize("model", ["bert4rec", "sasrec"])
+def test_training(page: Path, model: str):
+    forms = ("--loss", "chunked", "sampled", "--loss_options", '{"negatives": 8}')
+    rows = run("training", page, "--model", model, *forms, "--peers", str(page.parent))
+    assert list(rows)[:3] == ["", "idbert", "idbert, sampled"]
+    speed, a_cpu_second, memory_mib, share, _ = rows["idbert"]
+    assert float(speed.replace(",", "")) > 0 and float(a_cpu_second.replace(",", "")) > 0
+    assert share.endswith("%")
+    assert "RePlay: left out: venvs/replay/bin/python is not there" in rows
+    assert ("RecBole: left out: venvs/recbole/bin/python is not there" in rows) is (
+        model == "bert4rec"
+    )
+
+
+def test_inference(page: Path):
+    rows = run("inference", page, "--bfloat16", "--users", "20", "--peers", str(page.parent))
+    assert [name for name in rows if name.startswith("idbert")] == [
+        "idbert, bert4rec",
+        "idbert, items in bfloat16, bert4rec",
+        "idbert, sasrec",
+        "idbert, items in bfloat16, sasrec",
+    ]
+    assert "RecTools, sasrec: left out: venvs/rectools/bin/python is not there" in rows
+
+
+def test_retrieval(page: Path):
+    rows = run("retrieval", page)
+    assert float(rows["exact, torch"][0]) == float(rows["exact, FAISS Flat"][0]) == 1
+    assert 0.9 < float(rows["all, bfloat16"][0]) <= 1
+    chosen = next(cells for name, cells in rows.items() if name.startswith("idbert, auto: HNSW32"))
+    assert float(chosen[0]) > 0.95
+    assert "256 at once: idbert, auto" in page.read_text()
+
+
+def test_preparation_says_which_library_fails_and_measures_the_others(page: Path):
+    peers = page.parent / "peers"
+    broken = peers / "venvs/recbole/bin/python"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("#!/bin/sh\necho no such library >&2\nexit 1\n")
+    broken.chmod(0o755)
+    work = page.parent / "work"
+    work.mkdir()
+    rows = run("preparation", page, "--peers", str(peers), "--work", str(work))
+    assert rows["DuckDB, bare sort"][1] == "1.00" and float(rows["idbert"][1]) > 1
+    assert "RecBole: failed after nothing: no such library" in rows
+    assert "RecTools: left out: venvs/rectools/bin/python is not there" in rows
+    assert "idbert: rec_prepare " in page.read_text()
+    assert list(work.iterdir()) == []
+
+
+def test_memory(page: Path):
+    rows = run("memory", page, "--works", "training", "scoring", "search")
+    for name in ("training", "scoring", "building int8", "searching cells of int8, mapped"):
+        peak, imports, above = (int(cell.replace(",", "")) for cell in rows[f"idbert, {name}"])
+        assert peak >= imports > 0 and abs(peak - imports - above) <= 1
+    phases = [name.split(": ")[1] for name in rows if name.startswith("idbert, training: ")]
+    assert phases[:5] == [
+        "imports",
+        "the log read",
+        "the log split",
+        "vocabulary and sequences",
+        "model and trainer",
+    ]
+    assert phases[5] == "the first step" and phases[6].endswith(" steps")
+
+
+def test_scaling(page: Path):
+    rows = run("scaling", page)
+    assert rows["idbert; 1 process, 1 thread"][1:3] == ["1.00", "0.0e+00"]
