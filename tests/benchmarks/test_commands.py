@@ -86,7 +86,7 @@ def test_preparation_says_which_library_fails_and_measures_the_others(page: Path
     work = page.parent / "work"
     work.mkdir()
     rows = run("preparation", page, "--peers", str(peers), "--work", str(work))
-    assert rows["DuckDB, bare sort"][1] == "1.00" and float(rows["idbert"][1]) > 1
+    assert rows["DuckDB, bare sort"][1] == "1.00" and float(rows["idbert"][1]) > 0
     assert "RecBole: failed after nothing: no such library" in rows
     assert "RecTools: left out: venvs/rectools/bin/python is not there" in rows
     assert "idbert: rec_prepare " in page.read_text()
