@@ -144,7 +144,7 @@ class MatchBatchSettings:
     """Whether the texts of a batch are encoded in groups of like length, each padded to its own
     longest, and a BERT by idbert's encoder, whose dropout is cheaper: much faster, the same batches
     and losses, other random numbers of dropout. If no, every step is sentence-transformers' own to
-    the last bit. Default: yes where training computes in bfloat16, no in float32."""
+    the last bit. Default: yes in bfloat16 on a CPU, no otherwise."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -47,7 +47,8 @@ class PairBatches:
         dataset: its columns are what the loss reads.
         size: rows of a batch.
         unique: whether no text stands in a batch twice.
-        by_length: whether a batch is encoded in groups of like length; None: in bfloat16.
+        by_length: whether a batch is encoded in groups of like length; None: in bfloat16 on
+            a CPU.
     """
 
     dataset: Dataset
@@ -100,7 +101,9 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
         )
         # Its losses are means over a batch, so accumulated ones are divided by their number.
         self.model_accepts_loss_kwargs = False
-        by_length = self.precision == "bfloat16" if batches.by_length is None else batches.by_length
+        by_length = batches.by_length
+        if by_length is None:
+            by_length = self.precision == "bfloat16" and self.args.device.type == "cpu"
         self._grouped = GroupedEncoding(towers) if by_length else None
         if by_length:
             keep_freed_memory()
