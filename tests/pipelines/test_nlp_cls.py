@@ -1,4 +1,4 @@
-"""nlp_cls and nlp_predict, walked through on texts whose label one word decides."""
+"""nlp_cls, walked through on texts whose label one word decides."""
 
 import json
 import shutil
@@ -15,15 +15,11 @@ from pipelines import nlp_cls
 from pipelines.cli import parse_settings
 from pipelines.nlp_cls import NlpClsSettings, main
 from pipelines.nlp_reporting import mean_curve
-from tests.nlp_tasks.text_world import DECIDING, bert_folder, several, texts, write
+from tests.nlp_tasks.text_world import DECIDING, several, texts, write
+from tests.pipelines.classifier_runs import SMALL, trained_classifier
 from tests.pipelines.commands import run, succeed, weights
 
 RECIPES = Path(nlp_cls.__file__).parent / "recipes"
-SMALL = (
-    "--text.max_length=16",
-    "--training.learning_rate=0.01",
-    "--batches.token_budget=200",
-)
 TINY = (*SMALL, "--training.max_steps=2")
 """A training that ends at once and learns nothing."""
 
@@ -31,16 +27,7 @@ TINY = (*SMALL, "--training.max_steps=2")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT, texts to train and test on, and what nlp_cls made of them."""
-    folder = tmp_path_factory.mktemp("texts")
-    bert_folder(folder / "bert")
-    write(texts(300), folder / "train.jsonl")
-    write(texts(60, seed=1), folder / "test.jsonl")
-    succeed(
-        *("nlp_cls", "--run", folder / "run", "--model", folder / "bert", *SMALL),
-        *("--data.train", folder / "train.jsonl", "--data.test", folder / "test.jsonl"),
-        "--training.epochs=8",
-    )
-    return folder
+    return trained_classifier(tmp_path_factory.mktemp("texts"))
 
 
 def command(folder: Path, run_folder: Path, *settings: object) -> tuple[object, ...]:
@@ -262,100 +249,3 @@ def test_structures_losses_and_strategies_go_through_the_corridor(folder, tmp_pa
 def test_a_recipe_holds_settings_that_exist(recipe):
     config = parse_settings(NlpClsSettings, main, ["--config", str(recipe), "--model", "x"])
     assert config.run == f"runs/{recipe.stem.removeprefix('nlp-')}"
-
-
-# nlp_predict
-
-
-def test_every_format_keeps_rows_and_columns_in_their_order(folder, tmp_path):
-    given = texts(60, seed=1).assign(number=range(60))
-    write(given, tmp_path / "in.jsonl")
-    wanted = Classifier.load(folder / "run").predict(given["text"].tolist())
-    for ending in (".jsonl", ".csv", ".parquet"):
-        output = tmp_path / f"out{ending}"
-        settings = ("--input", tmp_path / "in.jsonl", "--output", output, "--probabilities=true")
-        succeed("nlp_predict", "--run", folder / "run", *settings)
-        table = (
-            pd.read_json(output, lines=True)
-            if ending == ".jsonl"
-            else pd.read_csv(output)
-            if ending == ".csv"
-            else pd.read_parquet(output)
-        )
-        assert table[list(given.columns)].equals(given)
-        assert table["prediction"].tolist() == wanted["prediction"].tolist()
-        assert np.allclose(table["probability"], wanted["probability"], atol=1e-5)
-        columns = [f"probability_{name}" for name in sorted(DECIDING)]
-        assert np.allclose(table[columns].sum(axis=1), 1, atol=1e-5)
-        assert not output.with_name(output.name + ".parts").exists()
-
-
-def test_an_interrupted_prediction_goes_on_behind_what_is_done(folder, tmp_path, monkeypatch):
-    settings = (
-        "--input",
-        folder / "test.jsonl",
-        "--output",
-        tmp_path / "out.jsonl",
-        "--chunk_rows=25",
-    )
-    predict = Classifier.predict
-    calls = []
-
-    def interrupted(self, given, *arguments, **options):
-        calls.append(len(given))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return predict(self, given, *arguments, **options)
-
-    monkeypatch.setattr(Classifier, "predict", interrupted)
-    assert run("nlp_predict", "--run", folder / "run", *settings).status == 130
-    assert not (tmp_path / "out.jsonl").exists() and (tmp_path / "out.jsonl.parts").is_dir()
-    resumed = succeed("nlp_predict", "--run", folder / "run", *settings)
-    assert calls == [25, 25, 25, 10] and "of 25 rows; going on behind them" in resumed.err
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["prediction"] for row in rows] == texts(60, seed=1)["label"].tolist()
-
-
-def test_parts_of_another_input_are_made_anew(folder, tmp_path, monkeypatch):
-    write(texts(60, seed=2), tmp_path / "in.jsonl")
-    settings = (
-        "--input",
-        tmp_path / "in.jsonl",
-        "--output",
-        tmp_path / "out.csv",
-        "--chunk_rows=25",
-    )
-    with monkeypatch.context() as patched:
-        patched.setattr("pipelines.nlp_output.write_predictions", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run("nlp_predict", "--run", folder / "run", *settings)
-    write(texts(60, seed=3), tmp_path / "in.jsonl")
-    again = succeed("nlp_predict", "--run", folder / "run", *settings)
-    assert "parts of other predictions; they are made anew" in again.err
-    table = pd.read_csv(tmp_path / "out.csv")
-    assert table["prediction"].tolist() == texts(60, seed=3)["label"].tolist()
-
-
-def test_a_folder_that_only_bears_the_name_of_the_parts_is_left_alone(folder, tmp_path):
-    write(texts(6, seed=2), tmp_path / "in.jsonl")
-    foreign = tmp_path / "out.csv.parts" / "notes.txt"
-    foreign.parent.mkdir()
-    foreign.write_text("mine")
-    settings = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.csv")
-    refused = run("nlp_predict", "--run", folder / "run", *settings)
-    assert refused.status == 1 and "holds other files. Move it away" in refused.message
-    assert foreign.read_text() == "mine" and not (tmp_path / "out.csv").exists()
-
-
-def test_parts_that_read_other_columns_are_made_anew(folder, tmp_path, monkeypatch):
-    table = texts(60, seed=2).assign(other=texts(60, seed=3)["text"])
-    write(table, tmp_path / "in.jsonl")
-    settings = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.csv")
-    with monkeypatch.context() as patched:
-        patched.setattr("pipelines.nlp_output.write_predictions", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run("nlp_predict", "--run", folder / "run", *settings)
-    again = succeed("nlp_predict", "--run", folder / "run", *settings, "--text_columns=[other]")
-    assert "parts of other predictions; they are made anew" in again.err
-    predicted = pd.read_csv(tmp_path / "out.csv")["prediction"]
-    assert predicted.tolist() == texts(60, seed=3)["label"].tolist()
