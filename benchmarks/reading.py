@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128, help="tokens that windows share")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--count", type=int, default=FIXED, help="dev questions")
     parser.add_argument("--tuning", action="store_true", help="ask other dev questions")
     parser.add_argument("--dgcnn-epochs", type=int, default=30)
@@ -130,7 +131,8 @@ def our_settings(given: argparse.Namespace, name: str, seed: int, folder: Path) 
     settings += ["--model", given.model, f"--windows.max_length={given.max_length}"]
     settings += [f"--windows.stride={stride}", f"--batches.max_sequences={given.batch}"]
     settings += [f"--batches.token_budget={given.batch * given.max_length}"]
-    settings += [f"--training.epochs={given.epochs}", "--training.precision=float32"]
+    settings += [f"--training.epochs={given.epochs}"]
+    settings += [f"--training.precision={given.precision}"]
     return [
         *settings,
         f"--training.learning_rate={given.learning_rate}",
@@ -144,7 +146,7 @@ def plain_settings(given: argparse.Namespace, seed: int, folder: Path) -> list[o
         *("--train", given.out / "train.jsonl", "--test", given.out / "test.jsonl"),
         *("--model", given.model, "--out", folder, "--seed", seed, "--epochs", given.epochs),
         *("--learning-rate", given.learning_rate, "--max-length", given.max_length),
-        *("--overlap", given.overlap, "--batch", given.batch),
+        *("--overlap", given.overlap, "--batch", given.batch, "--precision", given.precision),
     ]
 
 

@@ -1,9 +1,11 @@
 """Dropout whose random numbers are cheap on a CPU.
 
 torch draws one float for every number that may be dropped, which takes several times as long as the
-matrix product before it. Sixteen random bits are as good: a 64-bit word serves four numbers.
+matrix product before it. Sixteen random bits are as good: a 64-bit word serves four numbers, and
+integers that are clamped to two values take a fifth of the time of comparing them.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 
 _STEPS = 2**16
 _LOWEST = -(2**15)
+
+_MANY_WORDS = 2**13
+"""Random words from which on numpy's generator is faster: twice as fast, but for its making."""
 
 
 class Dropout(nn.Dropout):
@@ -49,9 +54,20 @@ def dropout_factors(
         generator: Of the random bits; None: torch's own.
     """
     num_dropped = round(probability * _STEPS)
-    if num_dropped == _STEPS:
-        return torch.zeros(shape, dtype=dtype)
-    words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64)
-    words.random_(-(2**63), None, generator=generator)
+    if num_dropped in (0, _STEPS):
+        return torch.full(shape, float(num_dropped == 0), dtype=dtype)
+    words = _random_words(-(-shape.numel() // 4), generator)
     lanes = words.view(torch.int16)[: shape.numel()].view(shape)
-    return (lanes >= _LOWEST + num_dropped).to(dtype).mul_(_STEPS / (_STEPS - num_dropped))
+    lowest_kept = _LOWEST + num_dropped
+    is_kept = lanes.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
+    return is_kept.to(dtype).mul_(_STEPS / (_STEPS - num_dropped))
+
+
+def _random_words(count: int, generator: torch.Generator | None) -> Tensor:
+    """Draw random words [count], int64; many of them by numpy, from a seed of torch's."""
+    if count < _MANY_WORDS:
+        words = torch.empty(count, dtype=torch.int64)
+        return words.random_(-(2**63), None, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    drawn = np.random.SFC64(seed).random_raw(count)
+    return torch.from_numpy(drawn.view(np.int64))

@@ -19,6 +19,13 @@ def test_each_number_is_dropped_with_the_probability_wherever_it_stands(probabil
     assert correlation.abs().max() < 5.5 / 4000**0.5
 
 
+def test_two_draws_are_independent():
+    torch.manual_seed(0)
+    first, second = (dropout_factors(torch.Size([256000]), 0.3) == 0 for _ in range(2))
+    both = (first & second).float().mean()
+    assert abs(both - 0.09) < 5 * (0.09 * 0.91 / 256000) ** 0.5
+
+
 def test_the_expectation_is_kept():
     factors = dropout_factors(torch.Size([1000]), 0.3)
     dropped = round(0.3 * 65536)
@@ -36,11 +43,12 @@ def test_the_gradient_passes_where_the_number_did():
     assert torch.equal(x.grad == 0, dropped == 0)
 
 
-def test_torch_s_seed_makes_it_repeatable():
+@pytest.mark.parametrize("count", [100, 100000])
+def test_torch_s_seed_makes_it_repeatable(count):
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        draws.append(dropout(torch.ones(100), 0.5))
+        draws.append(dropout(torch.ones(count), 0.5))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -53,5 +61,6 @@ def test_the_type_of_number_is_kept(dtype):
 def test_nothing_is_dropped_at_zero_everything_at_one_and_outside_training():
     x = torch.randn(3, 5)
     assert dropout(x, 0.0) is x
+    assert torch.equal(dropout(x, 1e-9), x)
     assert torch.equal(dropout(x, 1.0), torch.zeros(3, 5))
     assert Dropout(0.9).eval()(x) is x
