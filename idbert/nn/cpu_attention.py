@@ -29,6 +29,9 @@ def suits(query: Tensor, probability: float) -> bool:
     """Say whether `cpu_attention` is faster here than torch's fused attention."""
     if query.device.type != "cpu":
         return False
+    if query.dtype == torch.bfloat16 and query.requires_grad:
+        # torch's backward pass is several times as slow; its forward pass keeps scores in float32.
+        return True
     return probability > 0 or (query.dtype == torch.float32 and products_are_fast())
 
 

@@ -103,3 +103,4 @@ def test_it_is_taken_where_it_is_faster_alone():
     with fast_products():
         assert subject.suits(query, 0.0) is subject.products_are_fast()
         assert not subject.suits(query.bfloat16(), 0.0)
+        assert subject.suits(query.bfloat16().requires_grad_(), 0.0)
