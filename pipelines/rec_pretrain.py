@@ -63,6 +63,7 @@ def main(config: RecPretrainSettings) -> None:
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
     validation = log.held_out("validation", config.sequences.max_length)
+    del log  # its tables are as large as the sequences
     build = partial(
         MaskedItemModel.build,
         config.model,

@@ -2,7 +2,10 @@
 
 import ctypes
 import functools
+import gc
 import sys
+
+import pyarrow as pa
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
 _LARGEST_TRIM, _LARGEST_MMAP = 2**31 - 1, 2**25
@@ -18,11 +21,31 @@ def keep_freed_memory() -> None:
 
     Source: mallopt(3).
     """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
+        libc.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM)
+
+
+def release_freed_memory() -> None:
+    """Give memory back that arrow and the C library hold, and nothing uses any more.
+
+    For the moment before a training: what reading and splitting a log needed is not needed again.
+    """
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """Return glibc; None on a system with another C library."""
     if not sys.platform.startswith("linux"):
-        return
+        return None
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
-    mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM)
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

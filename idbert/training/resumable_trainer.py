@@ -32,6 +32,7 @@ from idbert.training.checkpoints import (
     remove_old,
     writing_checkpoint,
 )
+from idbert.training.heap import release_freed_memory
 from idbert.training.interruption import StopOnSigterm
 from idbert.training.launch import check_launch, facts_of
 from idbert.training.progress import Progress
@@ -134,6 +135,7 @@ class ResumableTrainer(Trainer):
                 self._take_up_finished(newest, state)
                 return
             logger.info("resuming from %s", newest)
+        release_freed_memory()
         with self._sigterm.listening():
             self.train(resume_from_checkpoint=None if newest is None else str(newest))
         self.finished = not self._sigterm.received
