@@ -7,6 +7,7 @@ tiles (AMX) alone; whether it does so here is tried out, and then it is not used
 """
 
 import functools
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ _AMD = "AuthenticAMD"
 _CACHE, _CACHE_SIZE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192"
 """Sizes of products that oneDNN remembers; its own 1,024 are about those of one training."""
 _NAME = "fp32_precision"
-_MULTIPLE = 16
+_MULTIPLE, _LARGEST_SHARE = 16, 1 / 32
 _EXACT = 1e-5
 """Largest error of a product of 256 random terms, beside the largest product; bfloat16's is
 0.004."""
@@ -48,13 +49,27 @@ def fast_products() -> Iterator[None]:
 
 
 def padded_rows(rows_MD: Float[Tensor, "M D"]) -> Float[Tensor, "_ D"]:
-    """Inside `fast_products`, add rows of zeros up to a multiple of 16.
+    """Inside `fast_products`, add rows of zeros: up to a thirty-second, or to a multiple of 16.
 
     For a number of rows that is another in every batch: each new one would cost more time than the
-    rows that are added.
+    rows that are added, and for the rest of the training half a megabyte.
     """
-    missing = -len(rows_MD) % _MULTIPLE if products_are_fast() else 0
+    missing = round_up(len(rows_MD), _MULTIPLE, _LARGEST_SHARE) - len(rows_MD)
+    missing = missing if products_are_fast() else 0
     return F.pad(rows_MD, (0, 0, 0, missing)) if missing else rows_MD
+
+
+def round_up(count: int, multiple: int, largest_share: float) -> int:
+    """Round a number of rows up to one of few: a multiple of 16, say, or of 32, 64, ...
+
+    Args:
+        count: The number.
+        multiple: What is always rounded to.
+        largest_share: The multiple doubles as long as it is at most this share of the number.
+    """
+    doublings = math.floor(math.log2(max(1, count * largest_share / multiple)))
+    step = multiple << doublings
+    return -(-count // step) * step
 
 
 def products_are_fast() -> bool:

@@ -12,7 +12,7 @@ from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_head import ItemHead
 from idbert.nn.losses.catalogue import LossSettings, build_loss
-from idbert.nn.products import padded_rows
+from idbert.nn.products import padded_rows, round_up
 
 IGNORED = -100
 """The label of a position without a target."""
@@ -128,12 +128,12 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
 def where_targets_are(labels_BL: Int64[Tensor, "B L"]) -> Int64[Tensor, "B _"] | None:
     """Return as many positions of each sequence as its targets need, the targets first.
 
-    None where most positions have one. The number is a multiple of 8: a product of a size that has
-    not been met before costs more than a few rows.
+    None where most positions have one. The number is a multiple of 8, or of more where the
+    sequences are long: a product of a size that has not been met before costs more than a few rows.
     """
     has_target_BL = labels_BL != IGNORED
     most = int(has_target_BL.sum(1).max()) if labels_BL.numel() else 0
-    most = max(8, -(-most // 8) * 8)
+    most = max(8, round_up(most, 8, 1 / 3))
     if most > WORTHWHILE_SHARE * labels_BL.shape[1]:
         return None
     return has_target_BL.int().argsort(dim=1, descending=True, stable=True)[:, :most]

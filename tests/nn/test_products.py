@@ -59,3 +59,13 @@ def test_rows_are_added_up_to_a_multiple_inside_the_block():
     assert padded.shape == (32, 3)
     assert torch.equal(padded[:17], rows)
     assert padded[17:].sum() == 0
+
+
+def test_numbers_of_rows_are_rounded_to_few_and_not_far():
+    counts = range(1, 10_000)
+    rounded = [products.round_up(count, 16, 1 / 32) for count in counts]
+    extra = [after - before for before, after in zip(counts, rounded, strict=True)]
+    assert min(extra) == 0
+    assert all(more < max(16, count / 32) for count, more in zip(counts, extra, strict=True))
+    assert len(set(rounded)) < 32 + 32 * 5  # and 625 multiples of 16
+    assert products.round_up(0, 16, 1 / 32) == 0

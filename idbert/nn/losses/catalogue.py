@@ -23,6 +23,9 @@ from idbert.nn.registry import Registry
 DEFAULT_CHUNK = 1024
 """Targets scored at a time: 14 MiB of float32 scores for 3,500 items, 195 MiB for 50,000."""
 
+_NOBODYS = -100
+"""Target of a row that is there for the size of a product alone."""
+
 
 class CatalogueLoss(nn.Module):
     """Base of the losses over a catalogue; `forward` of the subclass computes them.
@@ -117,9 +120,12 @@ def full_softmax_loss(
         The sum, float32 or wider whatever the inputs; 0 for M = 0. Divide it by the number of
         targets of the whole (accumulated) batch.
     """
-    scores_MV = F.linear(hidden_MD, weight_VD, bias_V)
-    scores_MV = scores_MV.to(accumulator(scores_MV.dtype))
-    loss_M = F.cross_entropy(scores_MV, targets_M, reduction="none")
+    rows_PD = padded_rows(hidden_MD)
+    targets_P = F.pad(targets_M, (0, len(rows_PD) - len(targets_M)), value=_NOBODYS)
+    scores_PV = F.linear(rows_PD, weight_VD, bias_V)
+    scores_PV = scores_PV.to(accumulator(scores_PV.dtype))
+    losses_P = F.cross_entropy(scores_PV, targets_P, ignore_index=_NOBODYS, reduction="none")
+    loss_M = losses_P[: len(targets_M)]
     if weights_M is not None:
         loss_M = loss_M * weights_M
     return loss_M.sum()
