@@ -4,7 +4,7 @@ import importlib
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -196,7 +196,7 @@ def check(study: StudySettings, variant: Variant) -> None:
     Raises:
         ConfigError: the command refuses them, or it is none that trains.
     """
-    config_class = _settings_class(study.pipeline)
+    config_class = settings_class(study.pipeline)
     import_plugins(study.plugins)
     try:
         config = settings_from(config_class, dict(variant.settings))
@@ -239,19 +239,36 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     return result
 
 
-def _base(study: StudySettings) -> dict[str, Any]:
-    recipe: Any = {}
-    if study.recipe is not None:
+def read_recipe(
+    recipe: str | None, base: Mapping[str, Any], plugins: Sequence[str]
+) -> dict[str, Any]:
+    """Return the settings of a recipe with others over them, but for the run's folder.
+
+    Args:
+        recipe: a YAML file; None: there is none.
+        base: the settings over it.
+        plugins: modules that are imported beside the recipe's own.
+
+    Raises:
+        ConfigError: the recipe cannot be read.
+    """
+    values: Any = {}
+    if recipe is not None:
         try:
-            recipe = yaml.safe_load(Path(study.recipe).read_text(encoding="utf-8"))
+            values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"The recipe {study.recipe} cannot be read: {error}") from None
-        if not isinstance(recipe, dict):
-            raise ConfigError(f"The recipe {study.recipe} holds no settings.")
-    base = merged(merged({}, recipe), study.base)
-    base.pop("run", None)
-    if study.plugins:
-        base["plugins"] = [*base.get("plugins", ()), *study.plugins]
+            raise ConfigError(f"The recipe {recipe} cannot be read: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"The recipe {recipe} holds no settings.")
+    settings = merged(merged({}, values), base)
+    settings.pop("run", None)
+    if plugins:
+        settings["plugins"] = [*settings.get("plugins", ()), *plugins]
+    return settings
+
+
+def _base(study: StudySettings) -> dict[str, Any]:
+    base = read_recipe(study.recipe, study.base, study.plugins)
     return merged(base, {} if study.epochs is None else {EPOCHS: study.epochs})
 
 
@@ -271,8 +288,12 @@ def _up_to(path: str) -> set[str]:
     return set(itertools.accumulate(path.split("."), lambda group, name: f"{group}.{name}"))
 
 
-def _settings_class(pipeline: str) -> type[Any]:
-    """Return the settings of a command that trains."""
+def settings_class(pipeline: str) -> type[Any]:
+    """Return the settings of a command that trains.
+
+    Raises:
+        ConfigError: there is no such command, or it trains nothing.
+    """
     known = sorted(
         path.stem
         for path in Path(__file__).parent.glob("*_*.py")

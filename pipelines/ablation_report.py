@@ -224,16 +224,16 @@ def _differences(table: pd.DataFrame) -> pd.Series:
 
 
 def _markdown(title: str, shown: Mapping[str, str | pd.DataFrame | None]) -> str:
-    parts = [f"# {title}", shown["about"], shown["winners"]]
-    parts += [_table(shown["variants"]), INTERVAL_NOTE]
+    parts = [f"# {title}", shown["about"], shown["winners"], shown["variants"], INTERVAL_NOTE]
     if shown["effects"] is not None:
-        parts += ["## Each choice, all else being equal", _table(shown["effects"])]
-    parts += ["## By epoch, mean over the seeds", _table(shown["epochs"])]
-    return "\n\n".join(map(str, parts)) + "\n"
+        parts += ["## Each choice, all else being equal", shown["effects"]]
+    parts += ["## By epoch, mean over the seeds", shown["epochs"]]
+    texts = [markdown_table(one) if isinstance(one, pd.DataFrame) else str(one) for one in parts]
+    return "\n\n".join(texts) + "\n"
 
 
-def _table(table: str | pd.DataFrame | None) -> str:
-    assert isinstance(table, pd.DataFrame)
+def markdown_table(table: pd.DataFrame) -> str:
+    """Return a table of words as markdown."""
     head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in table.to_numpy().tolist())])
 

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,9 @@ NO_METRICS = ("epoch", "step", "loss", "learning_rate")
 
 LAST_LINES = 12
 """Of the log of a run that failed."""
+
+SECONDS = 1.0
+"""Between two looks at a run that may be stopped."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,23 @@ def is_made(run: Run) -> bool:
     return run.settings.is_file() and run.settings.read_text(encoding="utf-8") == _yaml(run)
 
 
-def make(pipeline: str, run: Run) -> None:
+def make(pipeline: str, run: Run, is_enough: Callable[[], bool] | None = None) -> None:
     """Train one run; an unfinished one goes on where it stopped.
+
+    Args:
+        pipeline: the command.
+        run: what is trained.
+        is_enough: asked every second, whether the run is to stop; None: it never is.
 
     Raises:
         ConfigError: the command refuses a setting.
         DataError: it failed otherwise.
-        Unfinished: it was stopped, and has saved a checkpoint.
+        Unfinished: it was stopped, by `is_enough` too, and has saved a checkpoint.
     """
     with written_aside(run.settings) as aside:
         aside.write_text(_yaml(run), encoding="utf-8")
-    status = start(pipeline, ["--config", str(run.settings), "--run", str(run.folder)], run.log)
+    arguments = ["--config", str(run.settings), "--run", str(run.folder)]
+    status = start(pipeline, arguments, run.log, is_enough)
     if status == UNFINISHED:
         raise Unfinished(f"{run.folder.name} was stopped. The same command goes on from there.")
     if status:
@@ -133,10 +142,21 @@ def make(pipeline: str, run: Run) -> None:
         )
 
 
-def start(pipeline: str, arguments: Sequence[str], log: Path) -> int:
+def start(
+    pipeline: str,
+    arguments: Sequence[str],
+    log: Path,
+    is_enough: Callable[[], bool] | None = None,
+) -> int:
     """Run a command in a process of its own, and return its exit status.
 
     SIGTERM is handed on to it, so that it saves a checkpoint.
+
+    Args:
+        pipeline: the command.
+        arguments: its arguments.
+        log: what it says is added to this file.
+        is_enough: asked every second, whether SIGTERM is to be sent; None: it never is.
     """
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -151,12 +171,24 @@ def start(pipeline: str, arguments: Sequence[str], log: Path) -> int:
 
         before = signal.signal(signal.SIGTERM, hand_on)
         try:
+            while is_enough is not None and not _ends_within(process, SECONDS):
+                if is_enough():
+                    process.terminate()
+                    break
             return process.wait()
         except KeyboardInterrupt:
             process.wait()  # the terminal has interrupted it too
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def read_curve(run: Run, metric: str | None) -> pd.DataFrame:

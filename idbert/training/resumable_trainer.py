@@ -32,6 +32,7 @@ from idbert.training.checkpoints import (
     remove_old,
     writing_checkpoint,
 )
+from idbert.training.curve import STATE, curve_of
 from idbert.training.heap import release_freed_memory
 from idbert.training.interruption import StopOnSigterm
 from idbert.training.launch import check_launch, facts_of
@@ -39,8 +40,6 @@ from idbert.training.progress import Progress
 from idbert.training.translation import to_training_arguments
 
 logger = logging.getLogger(__name__)
-
-_STATE = "trainer_state.json"
 
 
 class ResumableTrainer(Trainer):
@@ -130,7 +129,7 @@ class ResumableTrainer(Trainer):
         )
         if newest is not None:
             check_origin(newest, self._origin)
-            state = TrainerState.load_from_json(str(newest / _STATE))
+            state = TrainerState.load_from_json(str(newest / STATE))
             if self._is_at_the_end(state):
                 self._take_up_finished(newest, state)
                 return
@@ -143,24 +142,8 @@ class ResumableTrainer(Trainer):
             self._take_over_average()
 
     def curve(self) -> list[dict[str, float]]:
-        """Return loss and metrics over time, one row a step at which anything was reported.
-
-        Rows hold "epoch" and "step", "loss" and "learning_rate" where the loss was reported (its
-        mean since the row before), and the metrics where the model was evaluated; a loss among
-        them is "validation_loss".
-        """
-        rows: dict[int, dict[str, float]] = {}
-        for entry in self.state.log_history:
-            values = {
-                "validation_loss" if name == "eval_loss" else name.removeprefix("eval_"): value
-                for name, value in entry.items()
-                if name in ("loss", "learning_rate") or name.startswith("eval_")
-            }
-            if values:
-                row = rows.setdefault(int(entry["step"]), {})
-                # What came first stays: `evaluate` may be called again with the best weights.
-                row.update({"epoch": entry["epoch"], "step": entry["step"]} | values | row)
-        return [rows[step] for step in sorted(rows)]
+        """Return loss and metrics over time; see `curve_of`."""
+        return curve_of(self.state.log_history)
 
     def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
         """Return the settings in the words of the trainer."""
@@ -193,7 +176,7 @@ class ResumableTrainer(Trainer):
             self._save_rng_state(folder)
             if self.args.should_save:
                 self.state.stateful_callbacks = self._callback_states()
-                self.state.save_to_json(os.path.join(folder, _STATE))
+                self.state.save_to_json(os.path.join(folder, STATE))
         if self.args.should_save:
             remove_old(self._folder, keep=self._settings.keep_checkpoints, best_step=best_step)
 

@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the runs that are started; here in this process, which takes less time."""
     folders: list[str] = []
 
-    def start(pipeline: str, arguments: list[str], log: Path) -> int:
+    def start(pipeline: str, arguments: list[str], log: Path, is_enough: object) -> int:
         folders.append(Path(arguments[-1]).name)
         finished = commands.run(pipeline, *arguments)
         log.write_text(finished.err)
@@ -51,7 +51,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the runs that are started; in place of a training stand made-up figures."""
     folders: list[str] = []
 
-    def start(pipeline: str, arguments: list[str], log: Path) -> int:
+    def start(pipeline: str, arguments: list[str], log: Path, is_enough: object) -> int:
         config, folder = Path(arguments[1]), Path(arguments[3])
         folders.append(folder.name)
         settings = yaml.safe_load(config.read_text())
