@@ -17,7 +17,7 @@ def main(config: SearchSettings) -> None:
     Every trial is `python -m pipelines.PIPELINE` in a folder of its own; bad ones are ended early.
     The search's folder receives trials.csv and best.yaml, the best settings as a recipe, after
     every trial, and in the end search.md and search.html. The same command goes on after a stop,
-    and adds trials where --trials is larger.
+    and adds trials where --trials is larger; one at a time in a folder.
     """
     search = plan_search(config)  # all ranges are checked now, not after some hours
     study = open_study(config, search)

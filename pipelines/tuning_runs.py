@@ -40,6 +40,7 @@ def open_study(given: SearchSettings, search: Search) -> "Study":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = Path(given.run)
     folder.mkdir(parents=True, exist_ok=True)
+    _drop_torn_line(folder / JOURNAL)
     pruner = optuna.pruners.NopPruner()
     if given.pruning == "median":
         pruner = optuna.pruners.MedianPruner(given.startup, given.pruning_start + 1)
@@ -63,6 +64,16 @@ def open_study(given: SearchSettings, search: Search) -> "Study":
             "be compared with new ones. Name another --run. (More trials can be added by --trials.)"
         )
     return study
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Drop what a killed process has begun to write: the next line would be added to it."""
+    if not journal.is_file():
+        return
+    written = journal.read_bytes()
+    if not written.endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(written.rfind(b"\n") + 1)
 
 
 def search_on(
@@ -147,8 +158,9 @@ def _try(given: SearchSettings, search: Search, study: "Study", trial: "Trial") 
     watch.report(curve)
     is_best_kept = RunDir(folder).read_config()["training"].get("load_best", True)
     best = min if is_smaller_better(given.metric) else max
-    study.tell(trial, best(curve) if is_best_kept else curve[-1])
-    logger.info("%s %.4f; the best is %.4f", given.metric, study.trials[-1].value, study.best_value)
+    value = best(curve) if is_best_kept else curve[-1]
+    study.tell(trial, value)
+    logger.info("%s %.4f; the best is %.4f", given.metric, value, study.best_value)
 
 
 def _check_failures(study: "Study", error: DataError) -> None:

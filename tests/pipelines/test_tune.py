@@ -184,6 +184,16 @@ def test_a_finished_run_whose_value_was_not_told_is_not_trained_again(
     assert trials(tmp_path)["state"].tolist() == ["finished"]
 
 
+def test_a_line_that_was_half_written_is_dropped(tmp_path, pretended):
+    path = write_search(tmp_path, trials=2)
+    commands.succeed("tune", path, "--trials=1")
+    with (tmp_path / "search" / "trials.jsonl").open("a") as journal:
+        journal.write('{"op_code":4,"worker')
+    commands.succeed("tune", path)
+    commands.succeed("tune", path, "--trials=3")
+    assert trials(tmp_path)["state"].tolist() == ["finished"] * 3
+
+
 def test_bad_trials_are_ended_early_and_good_ones_are_not(tmp_path, pretended):
     commands.succeed("tune", write_search(tmp_path, trials=20, sampler="random"))
     table = trials(tmp_path)
