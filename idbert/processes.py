@@ -44,6 +44,9 @@ class _Joined:
 
 _joined: _Joined | None = None
 
+_parted: list[Any] = []
+"""The groups that were parted from, kept until Python ends."""
+
 
 def process_rank() -> int:
     """Return the number of this process, from 0."""
@@ -99,6 +102,9 @@ def join() -> None:
 def leave() -> None:
     """Part from the other processes: from here on nobody waits for anybody."""
     if _joined is not None and dist.is_initialized():
+        # A group whose last reference goes waits for its thread without letting go of Python's
+        # lock, and the thread may need that lock to let go of its last tensor: neither goes on.
+        _parted.extend([_joined.control, dist.group.WORLD])
         _joined.control = None
         dist.destroy_process_group()
 
