@@ -28,7 +28,7 @@ NO_METRICS = ("epoch", "step", "loss", "learning_rate")
 LAST_LINES = 12
 """Of the log of a run that failed."""
 
-SECONDS = 1.0
+LOOK_EVERY_S = 1.0
 """Between two looks at a run that may be stopped."""
 
 
@@ -171,7 +171,7 @@ def start(
 
         before = signal.signal(signal.SIGTERM, hand_on)
         try:
-            while is_enough is not None and not _ends_within(process, SECONDS):
+            while is_enough is not None and not _ends_within(process, LOOK_EVERY_S):
                 if is_enough():
                     process.terminate()
                     break

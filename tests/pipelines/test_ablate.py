@@ -1,8 +1,4 @@
-import os
 import re
-import signal
-import threading
-import time
 import zlib
 from pathlib import Path
 
@@ -173,31 +169,6 @@ def test_winners_that_do_not_go_together_are_said_and_not_run(tmp_path, log, pre
     finished = commands.succeed("ablate", write_study(tmp_path, choices=choices, seeds=[0]))
     assert len(pretended) == 4
     assert "The winners do not go together, and are not run. winners: The schedule" in finished.err
-
-
-def test_a_command_is_a_process_of_its_own_and_is_told_of_sigterm(tmp_path, monkeypatch):
-    package = tmp_path / "pipelines"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "sleeper.py").write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "print('ready', *sys.argv[1:], flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    log = tmp_path / "run.log"
-
-    def stop() -> None:
-        while not (log.exists() and "ready" in log.read_text()):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=stop, daemon=True).start()
-    assert ablation_runs.start("sleeper", ["--run", "x"], log) == UNFINISHED
-    assert log.read_text() == "ready --run x\n"
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_that_was_stopped_stops_the_study(tmp_path, log, monkeypatch):

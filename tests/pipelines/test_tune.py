@@ -1,29 +1,20 @@
 """A search: what it proposes, what it ends early, how it goes on, and what it refuses."""
 
 import math
-import os
 import re
-import signal
-import threading
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from idbert.errors import ConfigError
 from idbert.run_dir import RunDir
-from idbert.training.curve import curve_of, curve_so_far
-from pipelines import ablation_runs, tune, tuning_runs
-from pipelines.cli import UNFINISHED, parse_settings
+from idbert.training.curve import curve_so_far
+from pipelines import ablation_runs, tuning_runs
+from pipelines.cli import UNFINISHED
 from pipelines.rec_pretrain import RecPretrainSettings
-from pipelines.tuning_plan import SearchSettings, plan_search
 from tests.pipelines import commands
 from tests.worlds import cycle_world
-
-ROOT = Path(__file__).parents[2]
-SEARCHES = sorted((ROOT / "pipelines" / "searches").glob("*.yaml"))
 
 RATE, LAYERS = "training.learning_rate", "model.num_layers"
 RANGES = {
@@ -249,122 +240,3 @@ def test_errors_are_searched_for_their_smallest(tmp_path, pretended, monkeypatch
     best = yaml.safe_load((tmp_path / "search" / "best.yaml").read_text())
     assert table["loss"].tolist() == table[RATE].tolist()
     assert best["training"]["learning_rate"] == table[RATE].min()
-
-
-def test_a_training_is_told_to_stop_once_it_is_enough(tmp_path, monkeypatch):
-    package = tmp_path / "pipelines"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "sleeper.py").write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "print('ready', flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablation_runs, "SECONDS", 0.05)
-    log = tmp_path / "run.log"
-    status = ablation_runs.start(
-        "sleeper", [], log, lambda: log.exists() and "ready" in log.read_text()
-    )
-    assert status == UNFINISHED
-
-    def stop() -> None:
-        while "ready" not in log.read_text():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    log.write_text("")
-    threading.Thread(target=stop, daemon=True).start()
-    assert ablation_runs.start("sleeper", [], log, lambda: False) == UNFINISHED
-
-
-@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
-def test_the_searches_that_come_along_are_right(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    given = parse_settings(SearchSettings, tune.main, ["--config", str(path)])
-    search = plan_search(given)
-    assert search.first is not None
-    assert f"pipelines.tune {path.relative_to(ROOT)}" in path.read_text()
-
-
-def test_whole_numbers_where_the_setting_is_one():
-    ranges = {
-        "training.weight_decay": {"low": 0, "high": 1},
-        LAYERS: {"low": 1, "high": 4},
-        "loss.options.negatives": {"low": 10, "high": 20, "step": 5},
-    }
-    base = {"loss": {"name": "sampled"}}
-    search = plan_search(SearchSettings(ranges=ranges, base=base, try_base=False))
-    kinds = {name: type(space).__name__ for name, space in search.spaces.items()}
-    assert kinds == {
-        "training.weight_decay": "FloatDistribution",
-        LAYERS: "IntDistribution",
-        "loss.options.negatives": "IntDistribution",
-    }
-
-
-@pytest.mark.parametrize(
-    ("range_of_layers", "is_within"),
-    [
-        ({"low": 1, "high": 4}, True),
-        ({"low": 3, "high": 4}, False),
-        ({"low": 1, "high": 5, "step": 2}, False),
-        ({"choices": [2, 3]}, True),
-        ({"choices": [1, 3]}, False),
-    ],
-)
-def test_the_base_is_tried_first_where_it_lies_within(range_of_layers, is_within):
-    search = plan_search(SearchSettings(ranges={LAYERS: range_of_layers}, base=BASE))
-    assert search.first == ({LAYERS: 2} if is_within else None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"ranges": {}}, "nothing to search"),
-        ({"trials": 0}, "trials is 0; it must be at least 1"),
-        ({"startup": 0}, "startup is 0; it must be at least 1"),
-        ({"ranges": {RATE: {"low": 1}}}, "A range has low and high"),
-        ({"ranges": {RATE: {"low": 1, "high": 2, "choices": [1]}}}, "A range has low and high"),
-        ({"ranges": {RATE: {"low": 2, "high": 1}}}, "the smaller one as low"),
-        ({"ranges": {RATE: {"low": "1e-4", "high": 1}}}, "write 1.0e-4"),
-        ({"ranges": {RATE: {"low": 0, "high": 1, "log": True}}}, "log=true needs low above 0"),
-        ({"ranges": {LAYERS: {"low": 1, "high": 2, "step": 5}}}, "step is 5; it must be above 0"),
-        ({"ranges": {LAYERS: {"choices": [1]}}}, "give at least two choices"),
-        ({"ranges": {"a": {"alternatives": {"b": {}}}}}, "give at least two alternatives"),
-        ({"ranges": {"training.seed": {"low": 0, "high": 9}}}, "must be the same in all trials"),
-        (
-            {"ranges": {LAYERS: RANGES[LAYERS], "a": {"alternatives": {"b": {}, "c": BASE}}}},
-            "ranges sets model.num_layers twice",
-        ),
-        ({"ranges": {"model.num_layer": RANGES[LAYERS]}}, "Did you mean 'num_layers'?"),
-        ({"ranges": {"modle.num_layers": RANGES[LAYERS]}}, "Did you mean 'model'?"),
-        ({"ranges": {LAYERS: {"low": 0, "high": 4}}}, "model.num_layers=0: "),
-        ({"ranges": {"training.schedule": {"choices": ["linear", "sideways"]}}}, "=sideways: "),
-        ({"pipeline": "rec_index"}, "rec_index trains nothing"),
-        ({"base": {"model.norm": "sideways"}}, "the base: "),
-    ],
-)
-def test_a_wrong_search_is_refused_before_any_trial(changes, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        plan_search(SearchSettings(**{"ranges": RANGES, "base": BASE} | changes))
-
-
-def test_a_curve_is_read_from_what_the_trainer_has_logged():
-    logged = [
-        {"epoch": 1.0, "step": 5, "loss": 2.0, "learning_rate": 0.1, "grad_norm": 1.0},
-        {"epoch": 1.0, "step": 5, "eval_loss": 3.0, "eval_ndcg@10": 0.5},
-        {"epoch": 2.0, "step": 10, "loss": 1.0},
-        {"epoch": 1.0, "step": 5, "eval_ndcg@10": 0.7},
-        {"epoch": 2.0, "step": 10, "train_runtime": 9.0},
-    ]
-    assert curve_of(logged) == [
-        {"epoch": 1.0, "step": 5, "loss": 2.0, "learning_rate": 0.1, "validation_loss": 3.0}
-        | {"ndcg@10": 0.5},
-        {"epoch": 2.0, "step": 10, "loss": 1.0},
-    ]
-
-
-def test_a_training_without_a_checkpoint_has_no_curve_yet(tmp_path):
-    assert curve_so_far(tmp_path / "checkpoints") == []
