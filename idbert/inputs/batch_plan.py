@@ -47,12 +47,15 @@ class PlannedBatch:
     Attributes:
         epoch: for draws that change from epoch to epoch.
         sequences: their places in the `Sequences`.
+        width: positions that they are padded to, the same in all batches of a length bucket, so
+            that few sizes of products occur; 0: to the longest of them.
         is_spare: whether the batch has fewer sequences than there are processes and this one has
             none of its own; it is given one of another's, which must not count.
     """
 
     epoch: int
     sequences: Int64[np.ndarray, "B"]
+    width: int = 0
     is_spare: bool = False
 
 
@@ -92,15 +95,15 @@ class BatchPlan(Sampler[PlannedBatch]):
         sorted_U = lengths_U[self._order_U]
         self._stops = _bucket_stops(sorted_U, settings.max_padding)
         sizes = np.diff(self._stops, prepend=0)
-        longest = sorted_U[self._stops - 1]
-        self._batches = _batches_per_bucket(sizes, longest, settings)
-        self.largest = int((-(-sizes // self._batches) * longest).max())
+        self._widths = sorted_U[self._stops - 1]
+        self._batches = _batches_per_bucket(sizes, self._widths, settings)
+        self.largest = int((-(-sizes // self._batches) * self._widths).max())
         """Positions of the largest batch, padding included, of all ranks together."""
-        self.padding = 1 - float(sorted_U.sum() / (sizes * longest).sum())
-        """Share of padding in an epoch, at most: batches are padded to their own longest."""
+        self.padding = 1 - float(sorted_U.sum() / (sizes * self._widths).sum())
+        """Share of padding in an epoch."""
         logger.info(
             "%d sequences (%d too short to train on) in %d length buckets, %d batches an epoch, "
-            "at most %.1f %% padding",
+            "%.1f %% padding",
             len(sorted_U),
             len(lengths_U) - len(sorted_U),
             len(sizes),
@@ -124,12 +127,12 @@ class BatchPlan(Sampler[PlannedBatch]):
             np.split(self._order_U, self._stops[:-1]), self._batches, strict=True
         ):
             batches += np.array_split(rng.permutation(bucket), count)
+        widths = np.repeat(self._widths, self._batches)
         for place in rng.permutation(len(batches)):
             share = np.array_split(batches[place], self.world_size)[self._rank]
-            if len(share):
-                yield PlannedBatch(self._epoch, share)
-            else:
-                yield PlannedBatch(self._epoch, batches[place][:1], is_spare=True)
+            is_spare = len(share) == 0
+            share = batches[place][:1] if is_spare else share
+            yield PlannedBatch(self._epoch, share, int(widths[place]), is_spare)
 
     def _check(self, lengths_U: Int64[np.ndarray, "U"], settings: BatchSettings) -> None:
         if len(self._order_U) == 0:

@@ -57,7 +57,7 @@ class MaskedItemData(PlannedData):
         """Build one batch: input_ids, attention_mask, labels, and what else the data has."""
         starts_B = self.sequences.starts[planned.sequences]
         lengths_B = self.sequences.stops[planned.sequences] - starts_B
-        slots = _Slots(starts_B, lengths_B)
+        slots = _Slots(starts_B, lengths_B, width=planned.width)
         input_ids_BL, labels_BL = mask_items(
             slots.rows(self.sequences.items),
             lengths_B,
@@ -97,7 +97,8 @@ class NextItemData(PlannedData):
         """Build one batch: input_ids, attention_mask, labels, and what else the data has."""
         starts_B = self.sequences.starts[planned.sequences]
         lengths_B = self.sequences.stops[planned.sequences] - starts_B - 1
-        inputs, targets = _Slots(starts_B, lengths_B), _Slots(starts_B + 1, lengths_B)
+        inputs = _Slots(starts_B, lengths_B, width=planned.width)
+        targets = _Slots(starts_B + 1, lengths_B, width=planned.width)
         input_ids_BL = inputs.rows(self.sequences.items)
         labels_BL = targets.rows(self.sequences.items)
         labels_BL[labels_BL < FIRST_ITEM] = IGNORED  # padding, and items outside the catalogue
@@ -165,13 +166,18 @@ class _Slots:
         starts_B: the place of each sequence's first event in the flat arrays.
         lengths_B: how many events follow from there.
         queries: positions behind the events that hold none, 0 or 1.
+        width: L; 0: the longest sequence.
     """
 
     def __init__(
-        self, starts_B: Int64[np.ndarray, "B"], lengths_B: Int64[np.ndarray, "B"], queries: int = 0
+        self,
+        starts_B: Int64[np.ndarray, "B"],
+        lengths_B: Int64[np.ndarray, "B"],
+        queries: int = 0,
+        width: int = 0,
     ) -> None:
         self.lengths_B = lengths_B + queries
-        self.places_L = np.arange(self.lengths_B.max())
+        self.places_L = np.arange(width or self.lengths_B.max())
         self._queries = queries
         self._is_event_BL = self.places_L < lengths_B[:, None]
         self._event_places = (starts_B[:, None] + self.places_L)[self._is_event_BL]

@@ -56,12 +56,14 @@ class MaskedTextData(PlannedData):
     def __getitems__(self, planned: PlannedBatch) -> Batch:
         """Build one batch: input_ids, attention_mask, labels, and token_type_ids if there are."""
         encoded = self.encoded
-        batch = padded_batch(encoded, planned.sequences, self._pad_id)
+        batch = padded_batch(encoded, planned.sequences, self._pad_id, planned.width)
         starts_B = encoded.offsets[planned.sequences]
         lengths_B = encoded.lengths[planned.sequences]
         starts_word_BL = None
         if encoded.starts_word is not None and self._masker.needs_words:
-            starts_word_BL = padded(encoded.starts_word, starts_B, lengths_B, 1).astype(bool)
+            starts_word_BL = padded(
+                encoded.starts_word, starts_B, lengths_B, 1, planned.width
+            ).astype(bool)
         shown_BL, labels_BL = self._masker.mask(
             batch["input_ids"].numpy(),
             lengths_B,

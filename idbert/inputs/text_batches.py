@@ -51,7 +51,7 @@ class TextData(PlannedData):
 
     def __getitems__(self, planned: PlannedBatch) -> Batch:
         """Build one batch: input_ids, attention_mask, labels, and token_type_ids if there are."""
-        batch = padded_batch(self.encoded, planned.sequences, self._pad_id)
+        batch = padded_batch(self.encoded, planned.sequences, self._pad_id, planned.width)
         rows_B = self.encoded.rows_N[planned.sequences]
         batch["labels"] = torch.from_numpy(self._labels[rows_B])
         return batch
@@ -87,18 +87,28 @@ def text_batches(
         yield places_B, padded_batch(encoded, places_B, pad_id)
 
 
-def padded_batch(encoded: EncodedTexts, places_B: Int64[np.ndarray, "B"], pad_id: int) -> Batch:
-    """Return sequences as input_ids, attention_mask, and token_type_ids if there are."""
+def padded_batch(
+    encoded: EncodedTexts, places_B: Int64[np.ndarray, "B"], pad_id: int, width: int = 0
+) -> Batch:
+    """Return sequences as input_ids, attention_mask, and token_type_ids if there are.
+
+    Args:
+        encoded: the texts.
+        places_B: which sequences.
+        pad_id: the tokenizer's.
+        width: L; 0: the longest of them.
+    """
     starts_B = encoded.offsets[places_B]
     lengths_B = encoded.offsets[places_B + 1] - starts_B
+    width = width or int(lengths_B.max())
     batch = {
-        "input_ids": torch.from_numpy(padded(encoded.ids, starts_B, lengths_B, pad_id)),
+        "input_ids": torch.from_numpy(padded(encoded.ids, starts_B, lengths_B, pad_id, width)),
         "attention_mask": torch.from_numpy(
-            (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
+            (np.arange(width) < lengths_B[:, None]).astype(np.int64)
         ),
     }
     if encoded.type_ids is not None:
-        types_BL = padded(encoded.type_ids, starts_B, lengths_B, 0)
+        types_BL = padded(encoded.type_ids, starts_B, lengths_B, 0, width)
         batch["token_type_ids"] = torch.from_numpy(types_BL)
     return batch
 
@@ -108,9 +118,10 @@ def padded(
     starts_B: Int64[np.ndarray, "B"],
     lengths_B: Int64[np.ndarray, "B"],
     fill: int,
+    width: int = 0,
 ) -> Int64[np.ndarray, "B L"]:
-    """Lay slices of a flat array out as rows, with `fill` behind them."""
-    places_L = np.arange(lengths_B.max())
+    """Lay slices of a flat array out as rows of `width` or the longest, with `fill` behind them."""
+    places_L = np.arange(width or lengths_B.max())
     rows_BL = np.full((len(starts_B), len(places_L)), fill, np.int64)
     real_BL = places_L < lengths_B[:, None]
     rows_BL[real_BL] = flat_T[(starts_B[:, None] + places_L)[real_BL]]

@@ -163,9 +163,12 @@ class _Shares:
 
     def _chunks(self, num_keys: int) -> Iterator[slice]:
         num_sequences, heads, num_queries, _ = self.shape
-        step = max(1, NUM_AT_ONCE // max(1, num_queries * num_keys))
-        for start in range(0, num_sequences * heads, step):
-            yield slice(start, min(start + step, num_sequences * heads))
+        count = num_sequences * heads
+        step = min(max(1, count), max(1, NUM_AT_ONCE // max(1, num_queries * num_keys)))
+        # Even parts are products of one size, where oneDNN remembers each size for ever.
+        even = next((size for size in range(step, step // 2, -1) if count % size == 0), step)
+        for start in range(0, count, even):
+            yield slice(start, min(start + even, count))
 
     def _sequences(self, heads: slice) -> Tensor:
         """Return which sequence each of these heads reads."""

@@ -23,7 +23,7 @@ _AMD = "AuthenticAMD"
 _CACHE, _CACHE_SIZE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192"
 """Sizes of products that oneDNN remembers; its own 1,024 are about those of one training."""
 _NAME = "fp32_precision"
-_MULTIPLE, _LARGEST_SHARE = 16, 1 / 32
+_MULTIPLE, _LARGEST_SHARE = 16, 1 / 16
 _EXACT = 1e-5
 """Largest error of a product of 256 random terms, beside the largest product; bfloat16's is
 0.004."""
@@ -48,15 +48,21 @@ def fast_products() -> Iterator[None]:
         _set_precision(previous)
 
 
-def padded_rows(rows_MD: Float[Tensor, "M D"]) -> Float[Tensor, "_ D"]:
-    """Inside `fast_products`, add rows of zeros: up to a thirty-second, or to a multiple of 16.
+def padded_rows(rows_MD: Float[Tensor, "M D"], num_rows: int | None = None) -> Float[Tensor, "_ D"]:
+    """Inside `fast_products`, add rows of zeros, up to `rounded_rows` or another number."""
+    if num_rows is None or not products_are_fast():
+        num_rows = rounded_rows(len(rows_MD))
+    missing = num_rows - len(rows_MD)
+    return F.pad(rows_MD, (0, 0, 0, missing)) if missing else rows_MD
+
+
+def rounded_rows(count: int) -> int:
+    """Inside `fast_products`, round up by at most a sixteenth, or to a multiple of 16.
 
     For a number of rows that is another in every batch: each new one would cost more time than the
     rows that are added, and for the rest of the training half a megabyte.
     """
-    missing = round_up(len(rows_MD), _MULTIPLE, _LARGEST_SHARE) - len(rows_MD)
-    missing = missing if products_are_fast() else 0
-    return F.pad(rows_MD, (0, 0, 0, missing)) if missing else rows_MD
+    return round_up(count, _MULTIPLE, _LARGEST_SHARE) if products_are_fast() else count
 
 
 def round_up(count: int, multiple: int, largest_share: float) -> int:

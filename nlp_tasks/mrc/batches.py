@@ -46,7 +46,9 @@ class ReadingData(PlannedData):
     def __getitems__(self, planned: PlannedBatch) -> Batch:
         """Build one batch: that of `window_batch`, start_positions and end_positions."""
         places_B = planned.sequences
-        batch = window_batch(self.windows, places_B, self._pad_id, self._can_hold_answer_T)
+        batch = window_batch(
+            self.windows, places_B, self._pad_id, self._can_hold_answer_T, planned.width
+        )
         positions_B2 = torch.from_numpy(self._positions_N2[places_B])
         batch["start_positions"], batch["end_positions"] = positions_B2.unbind(dim=1)
         return batch
@@ -57,6 +59,7 @@ def window_batch(
     places_B: Int64[np.ndarray, "B"],
     pad_id: int,
     can_hold_answer_T: Bool[np.ndarray, "T"],
+    width: int = 0,
 ) -> Batch:
     """Return windows as input_ids, attention_mask, context_mask, and types and words if there are.
 
@@ -65,13 +68,18 @@ def window_batch(
         places_B: which.
         pad_id: the tokenizer's.
         can_hold_answer_T: `windows.can_hold_answer_T`, computed once.
+        width: positions that they are padded to; 0: the longest of them.
     """
-    batch = padded_batch(windows.encoded, places_B, pad_id)
+    batch = padded_batch(windows.encoded, places_B, pad_id, width)
     starts_B = windows.encoded.offsets[places_B]
     lengths_B = windows.encoded.lengths[places_B]
-    batch["context_mask"] = torch.from_numpy(padded(can_hold_answer_T, starts_B, lengths_B, 0))
+    batch["context_mask"] = torch.from_numpy(
+        padded(can_hold_answer_T, starts_B, lengths_B, 0, width)
+    )
     if windows.word_ids is not None:
-        batch["word_ids"] = torch.from_numpy(padded(windows.word_ids, starts_B, lengths_B, 0))
+        batch["word_ids"] = torch.from_numpy(
+            padded(windows.word_ids, starts_B, lengths_B, 0, width)
+        )
     return batch
 
 

@@ -66,6 +66,22 @@ def test_the_largest_batch_is_known_beforehand(token_budget: int):
     assert slots_of(plan, lengths).max() <= plan.largest <= token_budget
 
 
+def test_all_batches_of_a_bucket_are_padded_to_its_longest():
+    lengths = movie_lengths()
+    of_ranks = [BatchPlan(lengths, SETTINGS, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
+    shapes: set[tuple[int, int]] = set()
+    for epoch in range(5):
+        for plan in of_ranks:
+            plan.set_epoch(epoch)
+        for one, other in zip(*of_ranks, strict=True):
+            assert one.width == other.width
+            assert one.width >= lengths[one.sequences].max()
+            shapes.add((len(one.sequences), one.width))
+    widths = {width for _, width in shapes}
+    assert widths <= set(lengths.tolist())
+    assert len(shapes) <= 2 * len(widths)
+
+
 def test_empty_sequences_are_left_out():
     lengths = np.array([3, 0, 5, 0, 4])
     planned = sequences_of(BatchPlan(lengths, SETTINGS, seed=0))

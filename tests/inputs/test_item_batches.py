@@ -7,6 +7,7 @@ import torch
 from idbert.errors import DataError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings, PlannedBatch
 from idbert.inputs.item_batches import (
+    ItemData,
     MaskedItemData,
     NextItemData,
     history_batches,
@@ -66,6 +67,17 @@ def test_a_next_item_batch_pairs_every_item_with_the_one_after_it():
     assert batch["input_ids"].tolist() == [[10, 11], [30, PAD]]
     assert batch["labels"].tolist() == [[11, 12], [31, IGNORED]]
     assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("data", [masked_data(THREE), NextItemData(THREE)])
+def test_a_batch_is_as_wide_as_planned(data: ItemData):
+    places = np.array([0, 2])
+    narrow, wide = (data.__getitems__(PlannedBatch(0, places, width)) for width in (0, 5))
+    length = narrow["input_ids"].shape[1]
+    assert length == data.input_lengths.max()
+    for name, padding in (("input_ids", PAD), ("attention_mask", 0), ("labels", IGNORED)):
+        assert torch.equal(wide[name][:, :length], narrow[name])
+        assert wide[name][:, length:].tolist() == [[padding] * (5 - length)] * 2
 
 
 def test_an_item_outside_the_catalogue_is_never_a_label():

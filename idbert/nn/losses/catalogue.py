@@ -6,6 +6,7 @@ A loss is found by name; one more is a class and a registration:
     class FocalSoftmax(CatalogueLoss): ...
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from idbert.errors import ConfigError
 from idbert.nn.parts import NoOptions, read_options
-from idbert.nn.products import padded_rows
+from idbert.nn.products import padded_rows, rounded_rows
 from idbert.nn.registry import Registry
 
 DEFAULT_CHUNK = 1024
@@ -152,7 +153,7 @@ def chunked_softmax_loss(
         bias_V: As in `full_softmax_loss`.
         targets_M: As in `full_softmax_loss`.
         weights_M: As in `full_softmax_loss`; no gradient flows to them.
-        chunk_size: Targets scored at a time.
+        chunk_size: Most targets scored at a time; the chunks are of even size.
 
     Source: the fused linear cross-entropy of Hsu et al., "Liger Kernel" (2024), in plain torch.
     """
@@ -185,11 +186,12 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 hidden_grad_MD = torch.empty_like(hidden_MD)
                 weight_grad_VD = torch.zeros_like(weight_VD, dtype=wide)
                 bias_grad_V = torch.zeros_like(bias_V, dtype=wide)
-            for start in range(0, len(targets_M), chunk_size):
-                chunk = slice(start, start + chunk_size)
+            even_size = _even_size(len(targets_M), chunk_size)
+            for start in range(0, len(targets_M), even_size):
+                chunk = slice(start, start + even_size)
                 target_M1 = targets_M[chunk, None]
                 count = len(target_M1)
-                chunk_PD = padded_rows(hidden_MD[chunk]).to(product)
+                chunk_PD = padded_rows(hidden_MD[chunk], even_size).to(product)
                 scores_PV = (chunk_PD @ narrow_VD.T).to(wide).add_(wide_bias_V)
                 of_target_M1 = scores_PV[:count].gather(1, target_M1)
                 # softmax in place: the scores become their exponentials, then the gradient
@@ -224,6 +226,12 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
+def _even_size(count: int, most: int) -> int:
+    """Return the size of as few chunks as have no more than `most`: as even as they can be."""
+    num_chunks = max(1, math.ceil(count / most))
+    return max(1, min(most, rounded_rows(math.ceil(count / num_chunks))))
+
+
 @LOSSES.register("full")
 class FullSoftmax(CatalogueLoss):
     """All scores at once; see `full_softmax_loss`."""
@@ -246,7 +254,7 @@ class ChunkedSoftmax(CatalogueLoss):
 
     @dataclass(frozen=True)
     class Options(NoOptions):
-        """How many targets are scored at a time."""
+        """How many targets are scored at a time, at most."""
 
         chunk_size: int = DEFAULT_CHUNK
 
