@@ -47,6 +47,7 @@ def ours(work: str, options: argparse.Namespace, **more: Any) -> Measure:
     settings = {name: getattr(options, name) for name in (*names, "seconds")} | more
     settings |= {"model": "bert4rec", "tokens": 0, "loss": "chunked", "loss_options": {}}
     settings |= {"attention_dropout": True, "precision": "float32", "run": None}
+    settings["accumulation"] = options.accumulation
     return partial(in_own_process, "memory_work", [work, json.dumps(settings)], options.threads)
 
 
@@ -123,6 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     preparation.add_log(parser)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--seconds", type=float, default=30.0, help="of training")
+    parser.add_argument("--accumulation", type=int, default=1, help="batches of our steps")
     parser.add_argument("--vectors", type=int, default=1_000_000, help="in an index")
     parser.add_argument("--dimension", type=int, default=64, help="of the vectors")
     parser.set_defaults(rows=1_000_000)
@@ -143,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
     title = f"Memory, {name_of(options)}, {', '.join(options.works)}"
     notes = [
         f"BERT4Rec, hidden {options.hidden}, {options.layers} layers, length {options.maxlen}, "
-        f"{options.batch} sequences a step or as many positions, {options.threads} threads, "
+        f"{options.batch} sequences a step or as many positions in {options.accumulation} "
+        f"batches, {options.threads} threads, "
         f"{options.vectors:,} vectors of {options.dimension}, {options.rows:,} rows to "
         "prepare; median of the passes, in brackets the least and the most. The phases are those "
         "of the first pass.",

@@ -7,9 +7,9 @@
 
 idbert trains by its own trainer (build_trainer), a peer by its driver (benchmarks.peers): the same
 architecture, masking, dropout and threads, and as many real positions in a step on average, unless
---tokens says how many ours has. Shares of attention are dropped on both sides
-(--attention_dropout), as all peers do, or on neither. Full softmax, unless --loss names another.
-Interactions are real input positions, without padding.
+--tokens says how many ours has; a step of several small batches (--accumulation) takes less memory.
+Shares of attention are dropped on both sides (--attention_dropout), as all peers do, or on neither.
+Full softmax, unless --loss names another. Interactions are real input positions, without padding.
 
 A step is counted where other processes used less than 6% of the machine in its window of a second;
 `foreign` is their share over all windows. CPU figures are per second of our own processor time, and
@@ -23,6 +23,7 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ from idbert.nn.losses.catalogue import LOSSES
 Measure = Callable[[], dict[str, Any] | str]
 
 
-def ours(options: argparse.Namespace, data: Path, loss: str, precision: str) -> Measure:
+def ours(
+    options: argparse.Namespace, data: Path, loss: str, precision: str, accumulation: int
+) -> Measure:
     """Return what measures idbert in a process of its own."""
     names = ("model", "hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch", "tokens")
     work = {name: getattr(options, name) for name in names}
@@ -53,6 +56,7 @@ def ours(options: argparse.Namespace, data: Path, loss: str, precision: str) -> 
     draws = LOSSES[loss].draws_rows
     work |= {"loss": loss, "loss_options": json.loads(options.loss_options) if draws else {}}
     work |= {"attention_dropout": options.attention_dropout, "precision": precision}
+    work["accumulation"] = accumulation
     work["data"] = str(data)
     return partial(in_own_process, "training_work", [json.dumps(work)], options.threads)
 
@@ -74,10 +78,10 @@ def theirs(peer: Peer, options: argparse.Namespace, data: Path) -> dict[str, Any
 def forms_of(options: argparse.Namespace, data: Path) -> dict[str, Measure]:
     """Return everything that is measured, by its name in the table."""
     forms: dict[str, Measure] = {}
-    for loss in options.loss:
-        for precision in options.precision:
-            words = [loss] * (loss != options.loss[0]) + [precision] * (precision != "float32")
-            forms[", ".join(["idbert", *words])] = ours(options, data, loss, precision)
+    for loss, precision, parts in product(options.loss, options.precision, options.accumulation):
+        words = [loss] * (loss != options.loss[0]) + [precision] * (precision != "float32")
+        words += [f"steps of {parts} batches"] * (parts > 1)
+        forms[", ".join(["idbert", *words])] = ours(options, data, loss, precision, parts)
     for peer in peers_for(options, options.model):
         forms[peer.name] = partial(theirs, peer, options, data)
     return forms
@@ -112,6 +116,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup", type=int, default=20, help="our steps that are not counted")
     parser.add_argument("--attention_dropout", action="store_true", help="on both sides")
     parser.add_argument("--tokens", type=int, default=0, help="of our batches; 0: as the peers'")
+    parser.add_argument(
+        "--accumulation", type=int, nargs="+", default=[1], help="our batches a step; one row each"
+    )
     parser.add_argument("--loss", nargs="+", default=["chunked"], help="ours; one row each")
     parser.add_argument("--loss_options", default="{}", help="of those that draw rows, as JSON")
     parser.add_argument("--precision", nargs="+", default=["float32"], help="ours; one row each")

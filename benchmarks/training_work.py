@@ -117,7 +117,7 @@ def build(
     """Go from the log to a trainer.
 
     Args:
-        work: What is read, built and trained; `tokens` 0: as many as a peer's batches hold.
+        work: What is read, built and trained; `tokens` of a step, 0: as many as a peer's hold.
         folder: Of the checkpoints.
         settings: Of the training.
         callbacks: Of the trainer.
@@ -150,11 +150,12 @@ def build(
         item_counts=vocabulary.counts_V,
     )
     mean = float(sequences.lengths.clip(max=work.maxlen).mean())
+    tokens = work.tokens or round(work.batch * mean)
     trainer = build_trainer(
         model,
         sequences,
         MaskingSettings(probability=work.mask) if is_masked else None,
-        BatchSettings(token_budget=work.tokens or max(work.maxlen, round(work.batch * mean))),
+        BatchSettings(token_budget=max(work.maxlen, tokens // work.accumulation)),
         settings,
         output_dir=folder,
         callbacks=callbacks,
@@ -169,6 +170,7 @@ def training_settings(work: Namespace, **more: Any) -> TrainingSettings:
         epochs=10_000,
         evaluate_every=10_000,
         precision=work.precision,
+        accumulation=work.accumulation,
         device="cpu" if work.device == "cpu" else "auto",
         **more,
     )

@@ -63,7 +63,8 @@ class BatchPlan(Sampler[PlannedBatch]):
     """A batch sampler whose epochs are permutations of one another.
 
     In every epoch each sequence comes exactly once over all ranks, shuffled within its bucket; the
-    batches of a bucket differ by at most one sequence; the batches' order is shuffled. The ranks
+    batches of a bucket differ by at most one sequence, and are mostly full; their order is
+    shuffled. The ranks
     share out each batch: n sequences each, or one more. Together they have the batches that one
     process would have, so that the number of processes changes only how long a step takes.
 
@@ -93,10 +94,11 @@ class BatchPlan(Sampler[PlannedBatch]):
         self._epoch = 0
 
         sorted_U = lengths_U[self._order_U]
-        self._stops = _bucket_stops(sorted_U, settings.max_padding)
+        stops = _bucket_stops(sorted_U, settings.max_padding)
+        widths = sorted_U[stops - 1]
+        self._stops, self._widths = _whole_batches(stops, widths, sorted_U, settings)
         sizes = np.diff(self._stops, prepend=0)
-        self._widths = sorted_U[self._stops - 1]
-        self._batches = _batches_per_bucket(sizes, self._widths, settings)
+        self._batches = -(-sizes // _sequences_of_a_batch(self._widths, settings))
         self.largest = int((-(-sizes // self._batches) * self._widths).max())
         """Positions of the largest batch, padding included, of all ranks together."""
         self.padding = 1 - float(sorted_U.sum() / (sizes * self._widths).sum())
@@ -198,12 +200,40 @@ def _possible_edges(
     return edges, stops
 
 
-def _batches_per_bucket(
-    sizes: Int64[np.ndarray, "N"], longest: Int64[np.ndarray, "N"], settings: BatchSettings
+def _whole_batches(
+    stops: Int64[np.ndarray, "N"],
+    widths: Int64[np.ndarray, "N"],
+    sorted_U: Int64[np.ndarray, "U"],
+    settings: BatchSettings,
+) -> tuple[Int64[np.ndarray, "G"], Int64[np.ndarray, "G"]]:
+    """Let all batches of a bucket be full: what remains of it goes into the next longer one.
+
+    So few shapes of batches occur; where there is room for it in the share of padding. The longest
+    bucket keeps what remains.
+
+    Returns:
+        Where each bucket ends in `sorted_U`, and its width.
+    """
+    room = sorted_U.sum() / (1 - settings.max_padding)
+    room -= (np.diff(stops, prepend=0) * widths).sum()
+    full = _sequences_of_a_batch(widths, settings)
+    start, moved = 0, stops.copy()
+    for bucket in range(len(stops) - 1):
+        remaining = (stops[bucket] - start) % full[bucket]
+        cost = remaining * (widths[bucket + 1] - widths[bucket])
+        if cost <= room:
+            room -= cost
+            moved[bucket] -= remaining
+        start = moved[bucket]
+    is_filled = np.diff(moved, prepend=0) > 0
+    return moved[is_filled], widths[is_filled]
+
+
+def _sequences_of_a_batch(
+    widths: Int64[np.ndarray, "N"], settings: BatchSettings
 ) -> Int64[np.ndarray, "N"]:
-    """Return into how many batches within the budget each bucket is cut."""
-    largest = settings.token_budget // longest
+    """Return how many sequences of each width the budget holds."""
+    most: np.ndarray = settings.token_budget // widths
     if settings.max_sequences is not None:
-        largest = np.minimum(largest, settings.max_sequences)
-    batches: np.ndarray = -(-sizes // largest)
-    return batches
+        most = np.minimum(most, settings.max_sequences)
+    return most

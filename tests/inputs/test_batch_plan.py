@@ -82,6 +82,20 @@ def test_all_batches_of_a_bucket_are_padded_to_its_longest():
     assert len(shapes) <= 2 * len(widths)
 
 
+def test_where_padding_allows_batches_are_full_but_for_the_longest():
+    lengths = movie_lengths()
+    sizes: dict[int, set[int]] = {}
+    for batch in BatchPlan(lengths, SETTINGS, seed=0):
+        sizes.setdefault(batch.width, set()).add(len(batch.sequences))
+    longest = max(sizes)
+    assert len(sizes) > 3
+    assert all(
+        found == {SETTINGS.token_budget // width}
+        for width, found in sizes.items()
+        if width < longest
+    )
+
+
 def test_empty_sequences_are_left_out():
     lengths = np.array([3, 0, 5, 0, 4])
     planned = sequences_of(BatchPlan(lengths, SETTINGS, seed=0))
