@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -21,7 +22,7 @@ from benchmarks.quiet import Windows
 from idbert import Vocabulary, read_interactions
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.masking import MaskingSettings
-from idbert.inputs.sequences import SequenceSettings, build_sequences
+from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
 from idbert.inputs.splits import leave_last_out
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import ItemModel, MaskedItemModel, NextItemModel
@@ -37,11 +38,12 @@ class Meter(TrainerCallback):
     """Counts what each step reads, in windows of a second, and ends the training in time.
 
     Attributes:
-        windows: With interactions and operations.
+        windows: With interactions, operations and steps.
     """
 
     def __init__(self, seconds: float, warmup: int, sizes: dict[str, Any], device: str) -> None:
         self._read: list[tuple[Tensor, Tensor]] = []
+        self._steps = 0
         self._limit, self._warmup, self._sizes = seconds, warmup, sizes
         self.windows = Windows(finish=self._count if device == "cpu" else self._count_finished)
 
@@ -52,6 +54,7 @@ class Meter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Begin after the warm-up; close the window, if it is a second old."""
+        self._steps += 1
         if state.global_step == self._warmup:
             self.windows.start()
             self._end = time.perf_counter() + self._limit
@@ -65,7 +68,9 @@ class Meter(TrainerCallback):
             lengths, targets = lengths_B.double().cpu(), targets_B.double().cpu()
             needed = needed_operations(lengths.numpy(), targets.numpy(), **self._sizes)
             self.windows.count(interactions=float(lengths.sum()), operations=needed)
-        self._read = []
+        if self._read:
+            self.windows.count(steps=self._steps)
+        self._read, self._steps = [], 0
 
     def _count_finished(self) -> None:
         torch.cuda.synchronize()
@@ -130,11 +135,38 @@ def build(
     del log
     done("the log split")
     vocabulary = Vocabulary.from_interactions(train)
-    is_masked = work.model == "bert4rec"
-    lengths = SequenceSettings(max_length=work.maxlen + (not is_masked))
+    lengths = SequenceSettings(max_length=work.maxlen + (work.model != "bert4rec"))
     sequences = build_sequences(train, vocabulary, lengths)
     del train
     done("vocabulary and sequences")
+    mean = float(sequences.lengths.clip(max=work.maxlen).mean())
+    tokens = work.tokens or round(work.batch * mean)
+    trainer = built(work, sequences, vocabulary.counts_V, tokens, folder, settings, callbacks)
+    done("model and trainer")
+    return trainer
+
+
+def built(
+    work: Namespace,
+    sequences: Sequences,
+    counts_V: Int64[np.ndarray, "V"],
+    tokens: int,
+    folder: str,
+    settings: TrainingSettings,
+    callbacks: Sequence[TrainerCallback],
+) -> ItemTrainer:
+    """Build the model and its trainer.
+
+    Args:
+        work: Architecture, loss and masking.
+        sequences: To train on.
+        counts_V: Events of each row of the catalogue.
+        tokens: Positions of a step.
+        folder: Of the checkpoints.
+        settings: Of the training.
+        callbacks: Of the trainer.
+    """
+    is_masked = work.model == "bert4rec"
     architecture = EncoderSettings(
         hidden_size=work.hidden,
         num_layers=work.layers,
@@ -145,13 +177,11 @@ def build(
     )
     model = MODELS[work.model].build(
         architecture,
-        vocab_size=len(vocabulary),
+        vocab_size=len(counts_V),
         loss=LossSettings(work.loss, work.loss_options),
-        item_counts=vocabulary.counts_V,
+        item_counts=counts_V,
     )
-    mean = float(sequences.lengths.clip(max=work.maxlen).mean())
-    tokens = work.tokens or round(work.batch * mean)
-    trainer = build_trainer(
+    return build_trainer(
         model,
         sequences,
         MaskingSettings(probability=work.mask) if is_masked else None,
@@ -160,8 +190,6 @@ def build(
         output_dir=folder,
         callbacks=callbacks,
     )
-    done("model and trainer")
-    return trainer
 
 
 def training_settings(work: Namespace, **more: Any) -> TrainingSettings:

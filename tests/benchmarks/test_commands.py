@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, memory_work, training, training_work
+from benchmarks import (
+    catalogue_size,
+    catalogue_work,
+    memory,
+    memory_work,
+    training,
+    training_work,
+)
 
 
 def in_this_process(module, arguments, threads, patience_s=None):
@@ -15,12 +22,14 @@ def in_this_process(module, arguments, threads, patience_s=None):
     work = Namespace(**json.loads(arguments[-1]))
     if module == "training_work":
         return training_work.measure(work)
+    if module == "catalogue_work":
+        return catalogue_work.measure(work)
     return json.loads(json.dumps(memory_work.WORKS[arguments[0]](work)))
 
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for command in (training, memory):
+    for command in (training, memory, catalogue_size):
         monkeypatch.setattr(command, "in_own_process", in_this_process)
     return tmp_path / "results.md"
 
@@ -39,7 +48,7 @@ def run(name: str, page: Path, *arguments: str) -> dict[str, list[str]]:
     text = page.read_text()
     assert f"python -m benchmarks.{name} --small" in text
     assert "Machine: " in text and text.count("](plots/") == 1
-    assert len(list((page.parent / "plots").glob(f"{name}*.svg"))) == 1
+    assert len(list((page.parent / "plots").glob(f"{name.replace('_', '-')}*.svg"))) == 1
     return rows_of(page)
 
 
@@ -55,6 +64,15 @@ def test_training(page: Path, model: str):
     assert ("RecBole: left out: venvs/recbole/bin/python is not there" in rows) is (
         model == "bert4rec"
     )
+
+
+@pytest.mark.parametrize("loss", ["sampled", "gbce"])
+def test_catalogue_size(page: Path, loss: str):
+    rows = run("catalogue_size", page, "--items", "50", "250000", "--loss", loss)
+    assert list(rows) == ["items", "50", "250,000"]
+    assert rows["50"][1] == "1.00" and float(rows["250,000"][2]) > 0
+    peak, imports = (int(cell.replace(",", "")) for cell in rows["250,000"][3:5])
+    assert peak >= imports > 0
 
 
 def test_inference(page: Path):

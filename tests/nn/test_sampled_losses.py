@@ -45,7 +45,11 @@ def plainly(hidden_MD, weight_VD, bias_V, targets_M, weights_M, rows_N, log_expe
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_sampled_loss_has_value_and_gradients_of_its_formula(chunk_size, weighted):
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_sampled_loss_has_value_and_gradients_of_its_formula(
+    chunk_size, weighted, padded, monkeypatch
+):
+    monkeypatch.setattr("idbert.nn.products.products_are_fast", lambda: padded)
     *arguments, weights_M = problem(num_targets=9)
     rows_N, log_expected_N = torch.tensor([3, 0, 3, 17, 30, 5]), torch.randn(6).double()
     arguments.append(weights_M if weighted else None)

@@ -186,7 +186,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 hidden_grad_MD = torch.empty_like(hidden_MD)
                 weight_grad_VD = torch.zeros_like(weight_VD, dtype=wide)
                 bias_grad_V = torch.zeros_like(bias_V, dtype=wide)
-            even_size = _even_size(len(targets_M), chunk_size)
+            even_size = even_size_of(len(targets_M), chunk_size)
             for start in range(0, len(targets_M), even_size):
                 chunk = slice(start, start + even_size)
                 target_M1 = targets_M[chunk, None]
@@ -226,8 +226,11 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
-def _even_size(count: int, most: int) -> int:
-    """Return the size of as few chunks as have no more than `most`: as even as they can be."""
+def even_size_of(count: int, most: int) -> int:
+    """Return the size of as few chunks as have no more than `most`: as even as they can be.
+
+    Inside `fast_products` it is rounded up to one of few, and the last chunk may be padded to it.
+    """
     num_chunks = max(1, math.ceil(count / most))
     return max(1, min(most, rounded_rows(math.ceil(count / num_chunks))))
 

@@ -13,10 +13,12 @@ from idbert.nn.losses.catalogue import (
     LOSSES,
     CatalogueLoss,
     accumulator,
+    even_size_of,
     product_dtype,
     take,
 )
 from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
+from idbert.nn.products import padded_rows
 
 
 def sampled_softmax_loss(
@@ -49,7 +51,7 @@ def sampled_softmax_loss(
         negatives_N: Rows drawn with replacement, shared by all targets.
         log_expected_N: log E of each of them.
         weights_M: How much each target counts; None: all 1.
-        chunk_size: Targets scored at a time.
+        chunk_size: Most targets scored at a time.
         sparse: Whether the gradients of weight and bias are sparse tensors.
 
     Source: Bengio and Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of a
@@ -99,11 +101,13 @@ class _SampledSoftmax(torch.autograd.Function):
                 right_bias_grad_M = torch.empty_like(right_bias_M)
                 negative_grad_ND = torch.zeros_like(negative_ND, dtype=wide)
                 bias_grad_N = torch.zeros_like(bias_N, dtype=wide)
-            for start in range(0, len(targets_M), chunk_size):
-                chunk = slice(start, start + chunk_size)
+            even_size = even_size_of(len(targets_M), chunk_size)
+            for start in range(0, len(targets_M), even_size):
+                chunk = slice(start, start + even_size)
                 chunk_MD, right = hidden_MD[chunk], right_MD[chunk]
-                narrow_MD = chunk_MD.to(product)
-                scores_MN = (narrow_MD @ narrow_ND.T).to(wide).add_(wide_bias_N)
+                count = len(chunk_MD)
+                narrow_PD = padded_rows(chunk_MD, even_size).to(product)
+                scores_MN = (narrow_PD @ narrow_ND.T)[:count].to(wide).add_(wide_bias_N)
                 scores_MN.masked_fill_(targets_M[chunk, None] == negatives_N, -torch.inf)
                 right_M1 = (chunk_MD * right).sum(1, keepdim=True).to(wide)
                 right_M1 = right_M1 + right_bias_M[chunk, None].to(wide)
@@ -121,9 +125,10 @@ class _SampledSoftmax(torch.autograd.Function):
                     bias_grad_N += grad_MN.sum(0)
                     right_bias_grad_M[chunk] = grad_M1[:, 0]
                     right_grad_MD[chunk] = grad_M1 * chunk_MD
-                    narrow_MN = grad_MN.to(product)
-                    hidden_grad_MD[chunk] = narrow_MN @ narrow_ND + grad_M1 * right
-                    negative_grad_ND += narrow_MN.T @ narrow_MD
+                    narrow_PN = padded_rows(grad_MN, even_size).to(product)
+                    of_scores_MD = (narrow_PN @ narrow_ND)[:count]
+                    hidden_grad_MD[chunk] = of_scores_MD + grad_M1 * right
+                    negative_grad_ND += narrow_PN.T @ narrow_PD
         if with_gradients:
             ctx.save_for_backward(
                 hidden_grad_MD,
