@@ -142,6 +142,8 @@ def trained(result: dict[str, Any] | str) -> dict[str, Any] | str:
     """Return a driver's figures of training by the names of ours."""
     if isinstance(result, str):
         return result
+    if "interactions_per_s" not in result:
+        return "failed: no step behind the warm-up. Give more --seconds."
     quiet = bool(result.get("quiet_s"))
     return result | {
         "interactions_per_s": result["quiet_interactions_per_s" if quiet else "interactions_per_s"],

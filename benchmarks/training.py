@@ -56,7 +56,7 @@ def ours(
     draws = LOSSES[loss].draws_rows
     work |= {"loss": loss, "loss_options": json.loads(options.loss_options) if draws else {}}
     work |= {"attention_dropout": options.attention_dropout, "precision": precision}
-    work["accumulation"] = accumulation
+    work |= {"accumulation": accumulation, "sparse_rows": options.sparse_rows if draws else None}
     work["data"] = str(data)
     return partial(in_own_process, "training_work", [json.dumps(work)], options.threads)
 
@@ -69,6 +69,8 @@ def theirs(peer: Peer, options: argparse.Namespace, data: Path) -> dict[str, Any
         data,
         options,
         "--no-eval",
+        "--warmup",
+        options.peer_warmup,
         seconds=options.seconds,
         attention_dropout=options.attention_dropout,
     )
@@ -114,6 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", choices=MODELS, default="bert4rec")
     parser.add_argument("--seconds", type=float, default=40.0, help="of training, behind --warmup")
     parser.add_argument("--warmup", type=int, default=20, help="our steps that are not counted")
+    parser.add_argument("--peer_warmup", type=int, default=5, help="the same of the peers'")
     parser.add_argument("--attention_dropout", action="store_true", help="on both sides")
     parser.add_argument("--tokens", type=int, default=0, help="of our batches; 0: as the peers'")
     parser.add_argument(
@@ -121,6 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--loss", nargs="+", default=["chunked"], help="ours; one row each")
     parser.add_argument("--loss_options", default="{}", help="of those that draw rows, as JSON")
+    parser.add_argument(
+        "--sparse_rows", action="store_true", default=None, help="with a loss that draws rows"
+    )
     parser.add_argument("--precision", nargs="+", default=["float32"], help="ours; one row each")
     options = report.parse(parser, arguments, **SMALL, seconds=0.2, warmup=2)
     with opened(options) as data:

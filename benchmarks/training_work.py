@@ -199,6 +199,7 @@ def training_settings(work: Namespace, **more: Any) -> TrainingSettings:
         evaluate_every=10_000,
         precision=work.precision,
         accumulation=work.accumulation,
+        sparse_rows=vars(work).get("sparse_rows"),
         device="cpu" if work.device == "cpu" else "auto",
         **more,
     )

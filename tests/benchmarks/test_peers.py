@@ -136,3 +136,10 @@ def test_shares_of_attention_are_kept_whole_and_all_else_is_dropped(monkeypatch)
         dropped = model.train()(ids_BL).last_hidden_state
         torch.testing.assert_close(dropped, model.eval()(ids_BL).last_hidden_state)
     assert len(kept) > 5
+
+
+def test_a_driver_that_measured_no_step_says_what_to_do():
+    assert peers.trained({"peak_gb": 2.0}) == (
+        "failed: no step behind the warm-up. Give more --seconds."
+    )
+    assert peers.trained("failed: no such model") == "failed: no such model"
