@@ -18,6 +18,9 @@ from idbert.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_FEWEST_FULL = 4
+"""Full batches of a length bucket below which its last one need not be full."""
+
 
 @dataclass(frozen=True)
 class BatchSettings:
@@ -95,8 +98,8 @@ class BatchPlan(Sampler[PlannedBatch]):
 
         sorted_U = lengths_U[self._order_U]
         stops = _bucket_stops(sorted_U, settings.max_padding)
-        widths = sorted_U[stops - 1]
-        self._stops, self._widths = _whole_batches(stops, widths, sorted_U, settings)
+        self._widths = sorted_U[stops - 1]
+        self._stops = _whole_batches(stops, self._widths, sorted_U, settings)
         sizes = np.diff(self._stops, prepend=0)
         self._batches = -(-sizes // _sequences_of_a_batch(self._widths, settings))
         self.largest = int((-(-sizes // self._batches) * self._widths).max())
@@ -205,14 +208,14 @@ def _whole_batches(
     widths: Int64[np.ndarray, "N"],
     sorted_U: Int64[np.ndarray, "U"],
     settings: BatchSettings,
-) -> tuple[Int64[np.ndarray, "G"], Int64[np.ndarray, "G"]]:
+) -> Int64[np.ndarray, "N"]:
     """Let all batches of a bucket be full: what remains of it goes into the next longer one.
 
     So few shapes of batches occur; where there is room for it in the share of padding. The longest
-    bucket keeps what remains.
+    bucket keeps what remains, and so does one of few batches, whose number would change much.
 
     Returns:
-        Where each bucket ends in `sorted_U`, and its width.
+        Where each bucket ends in `sorted_U`.
     """
     room = sorted_U.sum() / (1 - settings.max_padding)
     room -= (np.diff(stops, prepend=0) * widths).sum()
@@ -221,12 +224,11 @@ def _whole_batches(
     for bucket in range(len(stops) - 1):
         remaining = (stops[bucket] - start) % full[bucket]
         cost = remaining * (widths[bucket + 1] - widths[bucket])
-        if cost <= room:
+        if cost <= room and (stops[bucket] - start) // full[bucket] >= _FEWEST_FULL:
             room -= cost
             moved[bucket] -= remaining
         start = moved[bucket]
-    is_filled = np.diff(moved, prepend=0) > 0
-    return moved[is_filled], widths[is_filled]
+    return moved
 
 
 def _sequences_of_a_batch(
