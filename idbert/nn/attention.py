@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
+from idbert.nn.asked import Asked, at_positions
 from idbert.nn.cpu_attention import cpu_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
@@ -56,8 +57,8 @@ class SelfAttention(nn.Module):
         is_first: Whether no layer stands below.
 
     Shapes:
-        hidden_BLD -> attended_BLD, and the scores [B, H, L, L] to hand on; with queries_BQ ->
-        [B, Q, D], and no scores.
+        hidden_BLD -> attended_BLD, and the scores [B, H, L, L] to hand on; with `asked` -> what it
+        asks for, and no scores.
     """
 
     def __init__(self, config: EncoderConfig, *, is_first: bool = True) -> None:
@@ -81,67 +82,62 @@ class SelfAttention(nn.Module):
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         below_BHLL: Float[Tensor, "B H L L"] | None = None,
-        queries_BQ: Int64[Tensor, "B Q"] | None = None,
-    ) -> tuple[Float[Tensor, "B _ D"], Float[Tensor, "B H L L"] | None]:
+        asked: Asked | None = None,
+    ) -> tuple[Float[Tensor, "_ _ D"], Float[Tensor, "B H L L"] | None]:
         """Return, for each position, the mean of the values that it attends to; and the scores.
 
         Args:
             hidden_BLD: What is attended to.
             context: What all layers share.
             below_BHLL: Scores that the layer below has handed on; None in the first.
-            queries_BQ: The positions that attend; None: all. Not with handed-on scores or NEZHA.
+            asked: The positions that are wanted; None: all. Not with handed-on scores or NEZHA.
 
         Returns:
             The attended values; and the scores for the layer above, before mask and softmax, or
             None where none are handed on.
         """
-        if queries_BQ is not None:
-            context = context.of_queries(queries_BQ, hidden_BLD.shape[1])
-        query_BHLW = self._split_heads(self.query(at_positions(hidden_BLD, queries_BQ)))
+        asking_BLD = hidden_BLD
+        if asked is not None:
+            context = context.of_queries(asked.positions_BQ, hidden_BLD.shape[1])
+            asking_BLD = at_positions(hidden_BLD, asked.positions_BQ)
+        query_BHLW = self._split_heads(self.query(asking_BLD))
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
         dropout = self.dropout if self.training else 0.0
-        if self.is_fused and suits(query_BHLW, dropout):
-            attended_BHLW = cpu_attention(
-                query_BHLW,
-                key_BHLW,
-                value_BHLW,
-                context.visible,
-                is_causal=context.kernel_is_causal,
-                dropout=dropout,
-            )
-            return attended_BHLW.transpose(1, 2).flatten(2), None
         if self.is_fused:
-            attended_BHLW = F.scaled_dot_product_attention(
-                query_BHLW,
-                key_BHLW,
-                value_BHLW,
-                attn_mask=context.visible,
-                dropout_p=dropout,
-                is_causal=context.kernel_is_causal,
-            )
-            return attended_BHLW.transpose(1, 2).flatten(2), None
+            if suits(query_BHLW, dropout):
+                attended_BHLW = cpu_attention(
+                    query_BHLW,
+                    key_BHLW,
+                    value_BHLW,
+                    context.visible,
+                    is_causal=context.kernel_is_causal,
+                    dropout=dropout,
+                )
+            else:
+                attended_BHLW = F.scaled_dot_product_attention(
+                    query_BHLW,
+                    key_BHLW,
+                    value_BHLW,
+                    attn_mask=context.visible,
+                    dropout_p=dropout,
+                    is_causal=context.kernel_is_causal,
+                )
+            attended_BLD = attended_BHLW.transpose(1, 2).flatten(2)
+            return attended_BLD if asked is None else asked.of_attended(attended_BLD), None
         scores_BHLL = attention_scores(query_BHLW, key_BHLW, context.distances)
         if below_BHLL is not None:
             gate = 1.0 if self.score_gate is None else self.score_gate
             scores_BHLL = scores_BHLL + gate * below_BHLL
         attended_BHLW = attend(scores_BHLL, value_BHLW, context.visible, context.distances, dropout)
-        return attended_BHLW.transpose(1, 2).flatten(2), scores_BHLL if self.hands_on else None
+        attended_BLD = attended_BHLW.transpose(1, 2).flatten(2)
+        if asked is not None:
+            return asked.of_attended(attended_BLD), None
+        return attended_BLD, scores_BHLL if self.hands_on else None
 
     def _split_heads(self, projected_BLD: Tensor) -> Tensor:
         batch_size, length, _ = projected_BLD.shape
         return projected_BLD.view(batch_size, length, -1, self.head_width).transpose(1, 2)
-
-
-def at_positions(
-    states_BLD: Float[Tensor, "B L D"], positions_BQ: Int64[Tensor, "B Q"] | None
-) -> Float[Tensor, "B _ D"]:
-    """Return the states at some positions of each sequence, [B, Q, D]; None: all of them."""
-    if positions_BQ is None:
-        return states_BLD
-    batch_size, length, width = states_BLD.shape
-    starts_B1 = torch.arange(batch_size, device=states_BLD.device)[:, None] * length
-    return states_BLD.reshape(-1, width)[starts_B1 + positions_BQ]
 
 
 def eager_attention(

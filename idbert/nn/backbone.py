@@ -6,7 +6,7 @@ from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.errors import ConfigError
-from idbert.nn.attention import at_positions
+from idbert.nn.asked import Asked
 from idbert.nn.blocks.block import NO_BLOCK, read_block_options
 from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
@@ -55,12 +55,12 @@ class Backbone(nn.Module):
         attention_mask: Shaped[Tensor, "B L"] | None = None,
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
-        queries: Int64[Tensor, "B Q"] | None = None,
-    ) -> Float[Tensor, "B _ _"]:
+        queries: Int64[Tensor, "B Q"] | Asked | None = None,
+    ) -> Float[Tensor, "_ _ _"]:
         """Return the states that heads and poolings read; arguments as for `Encoder.forward`.
 
-        With `queries`, at these positions alone, [B, Q, width]: the same vectors, for less work
-        where no fusion or block reads others.
+        With `queries`, at these positions alone, [B, Q, width], or [1, P, width] where `Asked` says
+        so: the same vectors, for less work where no fusion or block reads others.
         """
         inputs = {
             "attention_mask": attention_mask,
@@ -72,7 +72,10 @@ class Backbone(nn.Module):
             asked_BQX: Tensor = self.fusion((encoded.last_hidden_state,))
             return asked_BQX
         output_BLX, _ = self.forward_with_last(input_ids, **inputs)
-        return at_positions(output_BLX, queries)
+        if queries is None:
+            return output_BLX
+        asked = queries if isinstance(queries, Asked) else Asked(queries)
+        return asked.of(output_BLX)
 
     def forward_with_last(
         self,

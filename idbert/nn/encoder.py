@@ -15,10 +15,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from idbert.errors import ShapeError
+from idbert.nn.asked import Asked
 from idbert.nn.attention import (
     AttentionContext,
     SelfAttention,
-    at_positions,
     is_right_padded,
     visible_positions,
 )
@@ -141,7 +141,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
         output_hidden_states: bool | None = None,
-        queries: Int64[Tensor, "B Q"] | None = None,
+        queries: Int64[Tensor, "B Q"] | Asked | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
@@ -152,9 +152,9 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             position_ids: BERT's absolute positions; if left out, counted from where the config's
                 `position_origin` says.
             output_hidden_states: Whether to return all states; None for what the config says.
-            queries: Positions of each sequence at which the last state is wanted, [B, Q, D]; None:
-                all. The last layer is computed there alone where the encoder can do so; there is
-                no pooler's output.
+            queries: Positions of each sequence at which the last state is wanted, [B, Q, D], or in
+                the shape of `Asked`; None: all. The last layer is computed there alone where the
+                encoder can do so; there is no pooler's output.
 
         Raises:
             ShapeError: the mask's shape is not that of input_ids, or a sequence is too long.
@@ -168,11 +168,12 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         embedded_BLD = self.embeddings(
             input_ids, token_type_ids=token_type_ids, position_ids=position_ids
         )
-        asked_BQ = queries if self._can_ask else None
-        last_BLD, states_KBLD = self.encoder(embedded_BLD, context, output_hidden_states, asked_BQ)
-        if queries is not None and not self._can_ask:
-            last_BLD = at_positions(last_BLD, queries)
-        pooler = None if queries is not None else self.pooler
+        asked = Asked(queries) if isinstance(queries, Tensor) else queries
+        in_layer = asked if self._can_ask else None
+        last_BLD, states_KBLD = self.encoder(embedded_BLD, context, output_hidden_states, in_layer)
+        if asked is not None and not self._can_ask:
+            last_BLD = asked.of(last_BLD)
+        pooler = None if asked is not None else self.pooler
         return BaseModelOutputWithPooling(
             last_hidden_state=last_BLD,
             pooler_output=None if pooler is None else pooler(last_BLD),

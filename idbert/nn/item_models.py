@@ -17,13 +17,14 @@ from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 from idbert.errors import CheckpointError, ConfigError
+from idbert.nn.asked import asked_at
 from idbert.nn.backbone import check_same_architecture
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
-from idbert.nn.tied_scores import TiedScoresModel, where_targets_are
+from idbert.nn.tied_scores import IGNORED, TiedScoresModel
 from idbert.rows import FIRST_ITEM
 
 Batch = dict[str, Tensor]
@@ -152,20 +153,17 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_items_in_batch: Targets of the whole batch that this one is a part of, when
                 gradients are accumulated or shared; None: those of this one.
         """
-        queries_BQ = None if labels is None else where_targets_are(labels)
+        asked = None if labels is None else asked_at(labels != IGNORED)
         hidden_BLX = self.backbone(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
-            queries=queries_BQ,
+            queries=asked,
         )
         if labels is None:
             return ItemModelOutput(logits=self.scores(hidden_BLX))
-        if queries_BQ is not None:
-            labels = labels.gather(1, queries_BQ)
-            weights = None if weights is None else weights.gather(1, queries_BQ)
-        loss = self.loss_at_targets(hidden_BLX, labels, num_items_in_batch, weights)
+        loss = self.loss_at_targets(hidden_BLX, labels, num_items_in_batch, weights, asked)
         return ItemModelOutput(loss=loss)
 
     @torch.no_grad()

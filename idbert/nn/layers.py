@@ -1,11 +1,12 @@
 """The transformer layers, post-LN or pre-LN; modules nest as in transformers' BertModel."""
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from idbert.nn.attention import AttentionContext, SelfAttention, at_positions
+from idbert.nn.asked import Asked
+from idbert.nn.attention import AttentionContext, SelfAttention
 from idbert.nn.dropout import Dropout
 from idbert.nn.encoder_config import EncoderConfig
 
@@ -25,19 +26,19 @@ class LayerStack(nn.Module):
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         keep_states: bool,
-        queries_BQ: Int64[Tensor, "B Q"] | None = None,
-    ) -> tuple[Float[Tensor, "B _ D"], tuple[Float[Tensor, "B L D"], ...] | None]:
+        asked: Asked | None = None,
+    ) -> tuple[Float[Tensor, "_ _ D"], tuple[Float[Tensor, "B L D"], ...] | None]:
         """Return the last state and, if `keep_states`, all of them, the input first.
 
-        With `queries_BQ` the last layer is computed at these positions alone, [B, Q, D].
+        With `asked` the last layer is computed at these positions alone, in the shape of `Asked`.
         """
         states_KBLD = []
         scores_BHLL: Tensor | None = None
         for index, layer in enumerate(self.layer):
             if keep_states:
                 states_KBLD.append(hidden_BLD)
-            queries = queries_BQ if index == len(self.layer) - 1 else None
-            hidden_BLD, scores_BHLL = layer(hidden_BLD, context, scores_BHLL, queries)
+            here = asked if index == len(self.layer) - 1 else None
+            hidden_BLD, scores_BHLL = layer(hidden_BLD, context, scores_BHLL, here)
         if self.final_LayerNorm is not None:
             hidden_BLD = self.final_LayerNorm(hidden_BLD)
         return hidden_BLD, (*states_KBLD, hidden_BLD) if keep_states else None
@@ -62,13 +63,13 @@ class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         below_BHLL: Float[Tensor, "B H L L"] | None = None,
-        queries_BQ: Int64[Tensor, "B Q"] | None = None,
-    ) -> tuple[Float[Tensor, "B _ D"], Float[Tensor, "B H L L"] | None]:
+        asked: Asked | None = None,
+    ) -> tuple[Float[Tensor, "_ _ D"], Float[Tensor, "B H L L"] | None]:
         """Return the next layer's input, and the attention scores that are handed to it.
 
-        With `queries_BQ` at these positions alone; what they attend to is every position.
+        With `asked` at these positions alone; what they attend to is every position.
         """
-        hidden_BLD, scores_BHLL = self.attention(hidden_BLD, context, below_BHLL, queries_BQ)
+        hidden_BLD, scores_BHLL = self.attention(hidden_BLD, context, below_BHLL, asked)
         inner_BLD = self.intermediate(self.output.block_input(hidden_BLD))
         output_BLD: Tensor = self.output(inner_BLD, hidden_BLD)
         return output_BLD, scores_BHLL
@@ -87,12 +88,13 @@ class Attention(nn.Module):
         hidden_BLD: Float[Tensor, "B L D"],
         context: AttentionContext,
         below_BHLL: Float[Tensor, "B H L L"] | None = None,
-        queries_BQ: Int64[Tensor, "B Q"] | None = None,
-    ) -> tuple[Float[Tensor, "B _ D"], Float[Tensor, "B H L L"] | None]:
+        asked: Asked | None = None,
+    ) -> tuple[Float[Tensor, "_ _ D"], Float[Tensor, "B H L L"] | None]:
         """Return hidden_BLD with what was attended to added, and the scores that are handed on."""
         input_BLD = self.output.block_input(hidden_BLD)
-        attended_BLD, scores_BHLL = self.self(input_BLD, context, below_BHLL, queries_BQ)
-        output_BLD: Tensor = self.output(attended_BLD, at_positions(hidden_BLD, queries_BQ))
+        attended_BLD, scores_BHLL = self.self(input_BLD, context, below_BHLL, asked)
+        passed_BLD = hidden_BLD if asked is None else asked.of(hidden_BLD)
+        output_BLD: Tensor = self.output(attended_BLD, passed_BLD)
         return output_BLD, scores_BHLL
 
 

@@ -8,17 +8,15 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from idbert.errors import ConfigError
+from idbert.nn.asked import Asked
 from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_head import ItemHead
 from idbert.nn.losses.catalogue import LossSettings, build_loss
-from idbert.nn.products import padded_rows, round_up
+from idbert.nn.products import padded_rows
 
 IGNORED = -100
 """The label of a position without a target."""
-
-WORTHWHILE_SHARE = 0.7
-"""Of the positions; where more have a target, the last layer is computed at all."""
 
 
 class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
@@ -48,31 +46,36 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
 
     def loss_at_targets(
         self,
-        hidden_BLX: Float[Tensor, "B L _"],
+        hidden_BLX: Float[Tensor, "_ _ _"],
         labels_BL: Int64[Tensor, "B L"],
         num_items_in_batch: Tensor | int | None = None,
         weights_BL: Float[Tensor, "B L"] | None = None,
+        asked: Asked | None = None,
     ) -> Float[Tensor, ""]:
         """Return the loss at the positions with a label; no other position reaches the head.
 
         loss = sum of weight * cross-entropy / num_items_in_batch
 
         Args:
-            hidden_BLX: The backbone's vectors.
+            hidden_BLX: The backbone's vectors, [B, L, X]; at the targets alone where `asked`.
             labels_BL: The right row, or -100 where there is no target.
             num_items_in_batch: Targets of the whole batch that this one is a part of; None: those
                 of this one.
             weights_BL: How much each target counts; None: all 1.
+            asked: What the backbone was asked for: `asked_at` of these labels' targets.
         """
-        has_target_BL = labels_BL != IGNORED
-        targets_M = labels_BL[has_target_BL]
-        hidden_MX = hidden_BLX[has_target_BL]
+        if asked is None or asked.rows_P is None:
+            rows_M = (labels_BL != IGNORED).flatten().nonzero()[:, 0]
+            hidden_PX = padded_rows(hidden_BLX.flatten(0, 1).index_select(0, rows_M))
+        else:
+            rows_M, hidden_PX = asked.rows_P[: asked.count], hidden_BLX[0]
+        targets_M = labels_BL.flatten()[rows_M]
         summed: Tensor = self.loss(
-            self.head.transform(padded_rows(hidden_MX))[: len(hidden_MX)],
+            self.head.transform(hidden_PX)[: len(rows_M)],
             self._embedding_VD,
             self.head.bias,
             targets_M,
-            None if weights_BL is None else weights_BL[has_target_BL],
+            None if weights_BL is None else weights_BL.flatten()[rows_M],
         )
         divisor = max(1, len(targets_M)) if num_items_in_batch is None else num_items_in_batch
         return summed / divisor
@@ -123,17 +126,3 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         super()._init_weights(module)
         if isinstance(module, ItemHead):
             init.zeros_(module.bias)
-
-
-def where_targets_are(labels_BL: Int64[Tensor, "B L"]) -> Int64[Tensor, "B _"] | None:
-    """Return as many positions of each sequence as its targets need, the targets first.
-
-    None where most positions have one. The number is a multiple of 8, or of more where the
-    sequences are long: a product of a size that has not been met before costs more than a few rows.
-    """
-    has_target_BL = labels_BL != IGNORED
-    most = int(has_target_BL.sum(1).max()) if labels_BL.numel() else 0
-    most = max(8, round_up(most, 8, 1 / 3))
-    if most > WORTHWHILE_SHARE * labels_BL.shape[1]:
-        return None
-    return has_target_BL.int().argsort(dim=1, descending=True, stable=True)[:, :most]

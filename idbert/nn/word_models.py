@@ -13,12 +13,13 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils.generic import ModelOutput
 
 from idbert.errors import CheckpointError, ConfigError
+from idbert.nn.asked import asked_at
 from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import EncoderConfig, plain_options
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.saved_models import open_saved
 from idbert.nn.structure import StructureSettings
-from idbert.nn.tied_scores import IGNORED, TiedScoresModel, where_targets_are
+from idbert.nn.tied_scores import IGNORED, TiedScoresModel
 from idbert.nn.word_config import SEGMENTS, WordConfig, WordEncoderSettings
 from idbert.nn.word_heads import WordHeads
 
@@ -181,11 +182,9 @@ class MaskedWordModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         """
         texts = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if labels is not None and next_sentence_labels is None and self.next_sentence is None:
-            queries_BQ = where_targets_are(labels)
-            hidden_BQX = self.backbone(input_ids, queries=queries_BQ, **texts)
-            if queries_BQ is not None:
-                labels = labels.gather(1, queries_BQ)
-            loss = self.loss_at_targets(hidden_BQX, labels, num_items_in_batch)
+            asked = asked_at(labels != IGNORED)
+            hidden_BLX = self.backbone(input_ids, queries=asked, **texts)
+            loss = self.loss_at_targets(hidden_BLX, labels, num_items_in_batch, asked=asked)
             return WordModelOutput(loss=loss)
         hidden_BLX, last_BLD = self.backbone.forward_with_last(input_ids, **texts)
         pair_BC = None if self.next_sentence is None else self.next_sentence_scores(last_BLD)

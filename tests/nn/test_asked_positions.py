@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from idbert.nn import tied_scores
-from idbert.nn.attention import at_positions
+from idbert.nn import asked as asked_module
+from idbert.nn.asked import asked_at, at_positions
 from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
-from idbert.nn.products import fast_products
+from idbert.nn.products import fast_products, rounded_rows
 from idbert.nn.word_config import WordEncoderSettings
 from idbert.nn.word_models import MaskedWordModel
 
@@ -59,7 +59,7 @@ def test_loss_and_gradients_are_those_of_the_whole_layer(
         monkeypatch.setattr("idbert.nn.attention.suits", lambda query, dropout: True)
     model, inputs = build(model_class, **ENCODERS[name]), batch(is_left_padded=is_left_padded)
     asked = loss_and_gradients(model, inputs)
-    monkeypatch.setattr(tied_scores, "WORTHWHILE_SHARE", 0.0)
+    monkeypatch.setattr(asked_module, "WORTHWHILE_SHARE", 0.0)
     whole = loss_and_gradients(model, inputs)
     for ours, theirs in zip(asked, whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
@@ -85,8 +85,25 @@ def test_the_last_layer_computes_no_more_than_its_targets_need():
         )
     with fast_products():
         model(**inputs)
-    most = int((inputs["labels"] != -100).sum(1).max())
-    assert seen == [LENGTH, -(-most // 8) * 8]
+    targets = int((inputs["labels"] != -100).sum())
+    assert seen == [LENGTH, rounded_rows_of(targets)]
+
+
+def rounded_rows_of(count):
+    with fast_products():
+        return rounded_rows(count)
+
+
+def test_attention_reads_as_few_positions_of_a_sequence_as_the_targets_need():
+    wanted = torch.zeros(3, 40, dtype=torch.bool)
+    wanted[0, 5] = wanted[2, [0, 7, 39]] = True
+    asked = asked_at(wanted)
+    assert asked.positions_BQ.tolist() == [[5, 0, 0, 0], [0, 0, 0, 0], [0, 7, 39, 0]]
+    assert asked.count == 4
+    states = torch.arange(3 * 40.0).view(3, 40, 1)
+    assert asked.of(states)[0, :4, 0].tolist() == [5, 80, 87, 119]
+    attended = at_positions(states, asked.positions_BQ)
+    assert torch.equal(asked.of_attended(attended), asked.of(states))
 
 
 def test_masked_words_have_the_loss_of_the_whole_layer_for_less(monkeypatch):
@@ -99,7 +116,7 @@ def test_masked_words_have_the_loss_of_the_whole_layer_for_less(monkeypatch):
     )
     inputs = batch()
     asked = loss_and_gradients(model, inputs)
-    monkeypatch.setattr(tied_scores, "WORTHWHILE_SHARE", 0.0)
+    monkeypatch.setattr(asked_module, "WORTHWHILE_SHARE", 0.0)
     whole = loss_and_gradients(model, inputs)
     for ours, theirs in zip(asked, whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

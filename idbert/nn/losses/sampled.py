@@ -59,6 +59,9 @@ def sampled_softmax_loss(
     for Large Corpus Item Recommendations"; the target left uncorrected as in Khrylchenko et al.
     2025, "Correcting the LogQ Correction".
     """
+    # In order, a target is found among them by halving, and the table is read from front to back.
+    negatives_N, order_N = negatives_N.sort()
+    log_expected_N = log_expected_N[order_N]
     loss: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
         hidden_MD,
         take(weight_VD, negatives_N, sparse=sparse),
@@ -75,7 +78,10 @@ def sampled_softmax_loss(
 
 
 class _SampledSoftmax(torch.autograd.Function):
-    """See `sampled_softmax_loss`; the gradients are computed while the scores are at hand."""
+    """See `sampled_softmax_loss`; the gradients are computed while the scores are at hand.
+
+    negatives_N are in ascending order.
+    """
 
     @staticmethod
     def forward(
@@ -101,31 +107,41 @@ class _SampledSoftmax(torch.autograd.Function):
                 right_bias_grad_M = torch.empty_like(right_bias_M)
                 negative_grad_ND = torch.zeros_like(negative_ND, dtype=wide)
                 bias_grad_N = torch.zeros_like(bias_N, dtype=wide)
+            first_M, behind_M = (
+                torch.searchsorted(negatives_N, targets_M, right=right) for right in (False, True)
+            )
             even_size = even_size_of(len(targets_M), chunk_size)
             for start in range(0, len(targets_M), even_size):
                 chunk = slice(start, start + even_size)
                 chunk_MD, right = hidden_MD[chunk], right_MD[chunk]
                 count = len(chunk_MD)
                 narrow_PD = padded_rows(chunk_MD, even_size).to(product)
-                scores_MN = (narrow_PD @ narrow_ND.T)[:count].to(wide).add_(wide_bias_N)
-                scores_MN.masked_fill_(targets_M[chunk, None] == negatives_N, -torch.inf)
+                scores_PN = (narrow_PD @ narrow_ND.T).to(wide).add_(wide_bias_N)
+                _hide_targets(scores_PN, first_M[chunk], behind_M[chunk])
                 right_M1 = (chunk_MD * right).sum(1, keepdim=True).to(wide)
                 right_M1 = right_M1 + right_bias_M[chunk, None].to(wide)
-                log_total_M1 = torch.logaddexp(right_M1, scores_MN.logsumexp(1, keepdim=True))
-                loss_M1 = log_total_M1 - right_M1
+                # softmax in place: the scores become their exponentials, then the gradient
+                largest_P1 = scores_PN.amax(1, keepdim=True)
+                largest_M1 = torch.maximum(largest_P1[:count], right_M1)
+                largest_P1[:count] = largest_M1
+                total_M1 = scores_PN.sub_(largest_P1).exp_().sum(1, keepdim=True)[:count]
+                total_M1 += (right_M1 - largest_M1).exp_()
+                loss_M1 = total_M1.log() + largest_M1 - right_M1
                 weight_M1 = None if weights_M is None else weights_M[chunk, None].to(wide)
                 loss += (loss_M1 if weight_M1 is None else loss_M1 * weight_M1).sum()
                 if with_gradients:
-                    # d loss / d scores = weight * (share of Z - one at the target), in place
-                    grad_MN = scores_MN.sub_(log_total_M1).exp_()
+                    # d loss / d scores = weight * (share of Z - one at the target)
+                    scale_P1 = torch.zeros_like(largest_P1)
+                    torch.reciprocal(total_M1, out=scale_P1[:count])
                     grad_M1 = torch.expm1(-loss_M1)
                     if weight_M1 is not None:
-                        grad_MN.mul_(weight_M1)
+                        scale_P1[:count] *= weight_M1
                         grad_M1 = grad_M1 * weight_M1
-                    bias_grad_N += grad_MN.sum(0)
+                    grad_PN = scores_PN.mul_(scale_P1)
+                    bias_grad_N += grad_PN.sum(0)
                     right_bias_grad_M[chunk] = grad_M1[:, 0]
                     right_grad_MD[chunk] = grad_M1 * chunk_MD
-                    narrow_PN = padded_rows(grad_MN, even_size).to(product)
+                    narrow_PN = grad_PN.to(product)
                     of_scores_MD = (narrow_PN @ narrow_ND)[:count]
                     hidden_grad_MD[chunk] = of_scores_MD + grad_M1 * right
                     negative_grad_ND += narrow_PN.T @ narrow_PD
@@ -143,6 +159,15 @@ class _SampledSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None, None)
+
+
+def _hide_targets(scores_PN: Tensor, first_M: Tensor, behind_M: Tensor) -> None:
+    """Leave each target out of its own negatives, where they hold it from `first` to `behind`."""
+    counts_M = behind_M - first_M
+    rows_C = torch.arange(len(counts_M), device=counts_M.device).repeat_interleave(counts_M)
+    within_C = torch.arange(len(rows_C), device=counts_M.device)
+    within_C -= (counts_M.cumsum(0) - counts_M)[rows_C]
+    scores_PN[rows_C, first_M[rows_C] + within_C] = -torch.inf
 
 
 @LOSSES.register("sampled")
