@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.nn.asked import Asked, at_positions
-from idbert.nn.cpu_attention import cpu_attention, suits
+from idbert.nn.cpu_attention import cpu_attention, packed_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.relative import RelativeDistances, relative_scores, relative_values
@@ -96,6 +96,16 @@ class SelfAttention(nn.Module):
             The attended values; and the scores for the layer above, before mask and softmax, or
             None where none are handed on.
         """
+        dropout = self.dropout if self.training else 0.0
+        if asked is None and self.is_fused and self._can_be_packed(hidden_BLD, dropout):
+            attended_BLD = packed_attention(
+                self._packed(hidden_BLD),
+                hidden_BLD.shape[2] // self.head_width,
+                context.visible,
+                is_causal=context.kernel_is_causal,
+                dropout=dropout,
+            )
+            return attended_BLD, None
         asking_BLD = hidden_BLD
         if asked is not None:
             context = context.of_queries(asked.positions_BQ, hidden_BLD.shape[1])
@@ -103,7 +113,6 @@ class SelfAttention(nn.Module):
         query_BHLW = self._split_heads(self.query(asking_BLD))
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
-        dropout = self.dropout if self.training else 0.0
         if self.is_fused:
             if suits(query_BHLW, dropout):
                 attended_BHLW = cpu_attention(
@@ -134,6 +143,26 @@ class SelfAttention(nn.Module):
         if asked is not None:
             return asked.of_attended(attended_BLD), None
         return attended_BLD, scores_BHLL if self.hands_on else None
+
+    def _can_be_packed(self, hidden_BLD: Tensor, dropout: float) -> bool:
+        """Say whether one product is to give queries, keys and values.
+
+        Not for few positions, where bringing the weights together takes longer than it saves.
+        """
+        batch_size, length, width = hidden_BLD.shape
+        if batch_size * length < 4 * width or not suits(hidden_BLD, dropout):
+            return False
+        if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
+            return False  # what comes out will be bfloat16, and may not suit
+        return all(
+            type(part) is nn.Linear and not part._forward_hooks  # no adapter, nobody who listens
+            for part in (self.query, self.key, self.value)
+        )
+
+    def _packed(self, hidden_BLD: Tensor) -> Tensor:
+        parts = (self.query, self.key, self.value)
+        weight_XD = torch.cat([part.weight for part in parts])
+        return F.linear(hidden_BLD, weight_XD, torch.cat([part.bias for part in parts]))
 
     def _split_heads(self, projected_BLD: Tensor) -> Tensor:
         batch_size, length, _ = projected_BLD.shape

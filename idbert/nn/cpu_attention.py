@@ -55,14 +55,45 @@ def cpu_attention(
         is_causal: Whether later keys are hidden too.
         dropout: Probability with which a share is set to zero.
     """
-    length = key_BHLW.shape[2]
-    if is_causal:
-        not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
-        visible = not_later if visible is None else visible & not_later
     attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
-        query_BHQW, key_BHLW, value_BHLW, visible, dropout
+        query_BHQW, key_BHLW, value_BHLW, _shown(visible, is_causal, key_BHLW.shape[2]), dropout
     )
     return attended
+
+
+def packed_attention(
+    packed_BLX: Float[Tensor, "B L _"],
+    num_heads: int,
+    visible: Bool[Tensor, "#B 1 #L L"] | None = None,
+    *,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B L D"]:
+    """Compute `cpu_attention` of queries, keys and values that came out of one product.
+
+    They are brought into the order of heads by one copy, and their gradients back by another.
+
+    Args:
+        packed_BLX: Queries, keys and values beside each other, X = 3 D.
+        num_heads: H.
+        visible: As in `cpu_attention`.
+        is_causal: As in `cpu_attention`.
+        dropout: As in `cpu_attention`.
+
+    Returns:
+        What was attended to, the heads beside each other.
+    """
+    attended: Tensor = _PackedAttention.apply(  # type: ignore[no-untyped-call]
+        packed_BLX, num_heads, _shown(visible, is_causal, packed_BLX.shape[1]), dropout
+    )
+    return attended
+
+
+def _shown(visible: Tensor | None, is_causal: bool, length: int) -> Tensor | None:
+    if not is_causal:
+        return visible
+    not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    return not_later if visible is None else visible & not_later
 
 
 class _CpuAttention(torch.autograd.Function):
@@ -78,42 +109,87 @@ class _CpuAttention(torch.autograd.Function):
         dropout: float,
     ) -> Tensor:
         query, key, value = (_heads(tensor) for tensor in (query_BHQW, key_BHLW, value_BHLW))
-        needs_gradients = any(ctx.needs_input_grad)
-        num_scores = query.shape[0] * query.shape[1] * key.shape[1]
-        keeps = needs_gradients and num_scores <= NUM_KEPT
-        source = _Shares(query_BHQW.shape, visible, dropout, is_drawn_again=not keeps)
-        attended = torch.empty_like(query)
-        kept: list[Tensor] = []
-        with torch.autocast("cpu", enabled=False):
-            for heads, shares, factors in source.each(query, key):
-                weights = shares if factors is None else shares * factors
-                torch.bmm(weights, value[heads], out=attended[heads])
-                if keeps:
-                    kept += [shares] if factors is None else [shares, factors]
-        ctx.save_for_backward(query, key, value, *kept)
-        ctx.source = source
+        attended = _attend(ctx, query, key, value, visible, dropout, query_BHQW.shape[1])
         return attended.view(query_BHQW.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHQW: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
-        gradient = _heads(gradient_BHQW)
-        of_query, of_key, of_value = (torch.empty_like(tensor) for tensor in (query, key, value))
-        each = ctx.source.of(kept) if kept else ctx.source.each(query, key)
-        for heads, shares, factors in each:
-            weights = shares if factors is None else shares * factors
-            torch.bmm(weights.transpose(1, 2), gradient[heads], out=of_value[heads])
-            of_shares = torch.bmm(gradient[heads], value[heads].transpose(1, 2))
-            if factors is not None:
-                of_shares.mul_(factors)
-            of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-            of_scores.mul_(ctx.source.scale)
-            torch.bmm(of_scores, key[heads], out=of_query[heads])
-            torch.bmm(of_scores.transpose(1, 2), query[heads], out=of_key[heads])
-        gradients = (of_query, of_key, of_value)
+        gradients = [torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3]]
+        _fill_gradients(ctx, _heads(gradient_BHQW), *gradients)
         sequences_and_heads = gradient_BHQW.shape[:2]
         return (*(of.view(*sequences_and_heads, *of.shape[1:]) for of in gradients), None, None)
+
+
+class _PackedAttention(torch.autograd.Function):
+    """See `packed_attention`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, packed_BLX: Tensor, num_heads: int, visible: Tensor | None, dropout: float
+    ) -> Tensor:
+        batch_size, length, _ = packed_BLX.shape
+        parts_BL3HW = packed_BLX.view(batch_size, length, 3, num_heads, -1)
+        parts_3NLW = parts_BL3HW.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
+        attended = _attend(ctx, *parts_3NLW, visible, dropout, num_heads)
+        return _beside(attended.view(batch_size, num_heads, length, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BLD: Tensor) -> tuple[Tensor | None, ...]:
+        batch_size, length, _ = gradient_BLD.shape
+        query = ctx.saved_tensors[0]
+        num_heads = len(query) // batch_size
+        gradient_BLHW = gradient_BLD.view(batch_size, length, num_heads, -1)
+        of_parts_3NLW = query.new_empty(3, *query.shape)
+        _fill_gradients(ctx, _heads(gradient_BLHW.transpose(1, 2)), *of_parts_3NLW)
+        of_parts_3BHLW = of_parts_3NLW.view(3, batch_size, num_heads, length, -1)
+        return of_parts_3BHLW.permute(1, 3, 0, 2, 4).flatten(2), None, None, None
+
+
+def _attend(
+    ctx: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Tensor | None,
+    dropout: float,
+    num_heads: int,
+) -> Tensor:
+    """Return what N heads attend to, [N, Q, W], and save what `_fill_gradients` needs."""
+    num_scores = query.shape[0] * query.shape[1] * key.shape[1]
+    keeps = any(ctx.needs_input_grad) and num_scores <= NUM_KEPT
+    shape = torch.Size((len(query) // num_heads, num_heads, *query.shape[1:]))
+    source = _Shares(shape, visible, dropout, is_drawn_again=not keeps)
+    attended = torch.empty_like(query)
+    kept: list[Tensor] = []
+    with torch.autocast("cpu", enabled=False):
+        for heads, shares, factors in source.each(query, key):
+            weights = shares if factors is None else shares * factors
+            torch.bmm(weights, value[heads], out=attended[heads])
+            if keeps:
+                kept += [shares] if factors is None else [shares, factors]
+    ctx.save_for_backward(query, key, value, *kept)
+    ctx.source = source
+    return attended
+
+
+def _fill_gradients(
+    ctx: Any, gradient: Tensor, of_query: Tensor, of_key: Tensor, of_value: Tensor
+) -> None:
+    """Write the gradients of what `_attend` has read into the last three tensors."""
+    query, key, value, *kept = ctx.saved_tensors
+    each = ctx.source.of(kept) if kept else ctx.source.each(query, key)
+    for heads, shares, factors in each:
+        weights = shares if factors is None else shares * factors
+        torch.bmm(weights.transpose(1, 2), gradient[heads], out=of_value[heads])
+        of_shares = torch.bmm(gradient[heads], value[heads].transpose(1, 2))
+        if factors is not None:
+            of_shares.mul_(factors)
+        of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+        of_scores.mul_(ctx.source.scale)
+        torch.bmm(of_scores, key[heads], out=of_query[heads])
+        torch.bmm(of_scores.transpose(1, 2), query[heads], out=of_key[heads])
 
 
 class _Shares:
@@ -177,6 +253,11 @@ class _Shares:
 
 _Part: TypeAlias = tuple[slice, Tensor, Tensor | None]
 """Which heads, their shares, their factors."""
+
+
+def _beside(tensor_BHLW: Tensor) -> Tensor:
+    """Return [B, L, D]: the heads of a position beside each other."""
+    return tensor_BHLW.transpose(1, 2).flatten(2)
 
 
 def _heads(tensor_BHLW: Tensor) -> Tensor:

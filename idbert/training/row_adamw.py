@@ -69,17 +69,19 @@ class RowAdamW(torch.optim.AdamW):
             state["row_exp_avg_sq"] = parameter.new_zeros(len(parameter))
             state["row_steps"] = parameter.new_zeros(len(parameter))  # exact up to 2^24
         rate, (beta1, beta2) = group["lr"], group["betas"]
-        steps_N = state["row_steps"][rows_N] + 1
-        first_ND = state["exp_avg"][rows_N].lerp_(grad_ND, 1 - beta1)
-        second_N = state["row_exp_avg_sq"][rows_N].lerp_(grad_ND.square().mean(1), 1 - beta2)
-        state["row_steps"][rows_N] = steps_N
-        state["exp_avg"][rows_N] = first_ND
-        state["row_exp_avg_sq"][rows_N] = second_N
+        # Selecting and copying take half the time of indexing.
+        steps_N = state["row_steps"].index_select(0, rows_N).add_(1)
+        first_ND = state["exp_avg"].index_select(0, rows_N).lerp_(grad_ND, 1 - beta1)
+        mean_square_N = grad_ND.square().mean(1)
+        second_N = state["row_exp_avg_sq"].index_select(0, rows_N).lerp_(mean_square_N, 1 - beta2)
+        state["row_steps"].index_copy_(0, rows_N, steps_N)
+        state["exp_avg"].index_copy_(0, rows_N, first_ND)
+        state["row_exp_avg_sq"].index_copy_(0, rows_N, second_N)
         scale_N = (second_N / (1 - beta2**steps_N)).sqrt_().add_(group["eps"])
         scale_N.mul_(1 - beta1**steps_N)
         change_ND = first_ND.div_(scale_N[:, None])
         if group["weight_decay"]:
-            change_ND.add_(table_ND[rows_N], alpha=group["weight_decay"])
+            change_ND.add_(table_ND.index_select(0, rows_N), alpha=group["weight_decay"])
         table_ND.index_add_(0, rows_N, change_ND, alpha=-rate)
 
 
@@ -104,7 +106,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | int) ->
             values.append(parameter.grad)
     norm: Tensor = torch.nn.utils.get_total_norm(values)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(values, factor)
+    # On a GPU asking would wait for it, for more time than multiplying by 1 takes.
+    if norm.device.type != "cpu" or factor != 1:
+        torch._foreach_mul_(values, factor)
     return norm
 
 

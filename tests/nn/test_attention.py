@@ -3,10 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from idbert.nn.attention import (
+    AttentionContext,
+    SelfAttention,
     eager_attention,
     is_right_padded,
     visible_positions,
 )
+from idbert.nn.config import EncoderSettings
 from idbert.nn.relative import RelativePositions, relative_table
 
 CPU = torch.device("cpu")
@@ -127,3 +130,23 @@ def test_visible_positions_are_real_and_causally_not_ahead():
     assert both_sides.long().tolist() == [[[[1, 1, 0]]]]
     causal = visible_positions(mask, 3, is_causal=True, device=CPU)
     assert causal.long().tolist() == [[[[1, 0, 0], [1, 1, 0], [1, 1, 0]]]]
+
+
+def test_one_product_gives_queries_keys_and_values_where_nothing_stands_in_for_a_layer(monkeypatch):
+    settings = EncoderSettings(hidden_size=8, num_layers=1, num_heads=2)
+    config = settings.to_config(vocab_size=9, is_causal=False)
+    layer = SelfAttention(config).train()
+    layer.is_fused, layer.dropout = True, 0.5
+    context = AttentionContext(None, kernel_is_causal=False, distances=None)
+    packed = []
+    monkeypatch.setattr(layer, "_packed", lambda hidden: packed.append(1) or hidden.repeat(1, 1, 3))
+    hidden = torch.randn(4, 12, 8)
+    layer(hidden, context)
+    assert len(packed) == 1
+    layer(hidden[:1], context)  # too few positions to bring weights together for
+    listener = layer.key.register_forward_hook(lambda *_: None)
+    layer(hidden, context)
+    listener.remove()
+    layer.query = type("Adapter", (torch.nn.Linear,), {})(8, 8)
+    layer(hidden, context)
+    assert len(packed) == 1

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from idbert.nn import cpu_attention as subject
-from idbert.nn.cpu_attention import cpu_attention
+from idbert.nn.cpu_attention import cpu_attention, packed_attention
 from idbert.nn.products import fast_products
 
 MASKS = ("none", "padding", "causal", "causal and padding")
@@ -54,6 +54,26 @@ def test_it_is_torch_s_attention_and_so_are_its_gradients(mask):
         results.append([attended, *(tensor.grad for tensor in tensors)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("mask", MASKS)
+def test_packed_queries_keys_and_values_are_attended_to_as_apart(mask):
+    visible, is_causal = mask_of(mask)
+    packed = torch.cat([_beside(tensor) for tensor in inputs()], dim=2).detach().requires_grad_()
+    torch.manual_seed(1)
+    attended = packed_attention(packed, 2, visible, is_causal=is_causal, dropout=0.3)
+    (attended * torch.arange(9.0)[:, None]).sum().backward()
+    tensors = inputs()
+    torch.manual_seed(1)
+    apart = cpu_attention(*tensors, visible, is_causal=is_causal, dropout=0.3)
+    (apart * torch.arange(9.0)[:, None]).sum().backward()
+    assert torch.equal(attended, _beside(apart))
+    assert torch.equal(packed.grad, torch.cat([_beside(tensor.grad) for tensor in tensors], dim=2))
+
+
+def _beside(tensor):
+    return tensor.transpose(1, 2).flatten(2)
 
 
 @pytest.mark.usefixtures("limits")
