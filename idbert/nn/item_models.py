@@ -48,8 +48,9 @@ class ItemModelOutput(ModelOutput):
 class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     """Base of the item models; use `MaskedItemModel` or `NextItemModel`.
 
-    A score is transform(hidden) . item embedding + item bias. Vectors of users and items carry the
-    bias as one more component, so that their inner product is the score.
+    A score is transform(hidden) . item embedding + item bias, or a cosine in place of the inner
+    product, over a temperature (see `ItemHead`). Vectors of users and items carry the bias as one
+    more component, so that their inner product is the score.
 
     Raises:
         ConfigError: the config is of the other direction.
@@ -111,7 +112,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     def start_from(self, pretrained: "ItemModel") -> None:
         """Take over another model's backbone and item biases, whatever it was trained for.
 
-        The head's transform is taken over where both models have the same kind of one.
+        The head's transform is taken over where both models have the same kind of one, and the
+        temperature where both have learned it.
 
         Args:
             pretrained: Over the same vocabulary, with the same backbone.
@@ -124,6 +126,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         self.head.bias.copy_(pretrained.head.bias)
         if type(self.head.transform) is type(pretrained.head.transform):
             self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
+        if self.head.log_temperature is not None and pretrained.head.log_temperature is not None:
+            self.head.log_temperature.copy_(pretrained.head.log_temperature)
 
     def forward(
         self,
@@ -172,9 +176,11 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     def item_vectors(self) -> Float32[Tensor, "V _"]:
         """Return every row's embedding with its bias as one more component, [V, D+1].
 
-        The special rows are there too; their scores mean nothing.
+        Where the score is a cosine, the embedding is at norm 1. The special rows are there too;
+        their scores mean nothing.
         """
-        return torch.cat([self._embedding_VD, self.head.bias[:, None]], dim=1).float()
+        keys_VD = self.head.keys(self._embedding_VD)
+        return torch.cat([keys_VD, self.head.bias[:, None]], dim=1).float()
 
     @torch.no_grad()
     def encode_users(
@@ -182,8 +188,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     ) -> Float32[Tensor, "U _"]:
         """Return one vector a user, [U, D+1]; `user_vectors @ item_vectors().T` are the scores.
 
-        It is the head's vector at the last real position, with a 1 for the bias behind it. Dropout
-        is off meanwhile.
+        It is the head's vector at the last real position, over the temperature, with a 1 for the
+        bias behind it. Dropout is off meanwhile.
 
         Args:
             batches: Pairs of the users' positions in the result and a right-padded batch, as
@@ -197,7 +203,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             with fast_products():
                 for positions_B, batch in batches:
                     batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-                    query_BD = self.head.transform(self._query_states(**batch))
+                    query_BD = self.head.queries(self._query_states(**batch))
                     rows_B = torch.from_numpy(positions_B).to(self.device)
                     users_UD[rows_B, :-1] = query_BD.float()
                     users_UD[rows_B, -1] = 1

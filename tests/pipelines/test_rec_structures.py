@@ -31,8 +31,18 @@ from tests.pipelines.conftest import World
             {"residual_scores": "gated", "fusion": "layer", "fusion_width": 4},
             4,
         ),
+        (
+            "--model.similarity=cosine --model.temperature=0.1 --model.learned_temperature=true",
+            {"similarity": "cosine", "temperature": 0.1, "learned_temperature": True},
+            8,
+        ),
     ],
-    ids=["textcnn beside mean and max", "transformer on free weights", "one narrow layer"],
+    ids=[
+        "textcnn beside mean and max",
+        "transformer on free weights",
+        "one narrow layer",
+        "cosine",
+    ],
 )
 def test_every_part_is_a_setting_of_both_stages(
     settings: str, saved: dict[str, object], width: int, world: World, tmp_path: Path

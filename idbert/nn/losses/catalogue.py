@@ -36,16 +36,21 @@ class CatalogueLoss(nn.Module):
 
     Attributes:
         draws_rows: Whether it reads only the rows that it draws, and the targets.
+        normalises_rows: Whether it can bring the rows that it reads to norm 1 itself, where
+            `unit_rows` is set; any other loss is given a table of which all rows are.
         first_row: The rows below it are special tokens, and never negatives.
         sparse: Whether the gradient of the rows is to be sparse; only where `draws_rows`.
+        unit_rows: Whether the rows that it reads are to be brought to norm 1; only where
+            `normalises_rows`.
     """
 
     Options: ClassVar[type[NoOptions]] = NoOptions
     draws_rows: ClassVar[bool] = False
+    normalises_rows: ClassVar[bool] = False
 
     def __init__(self, options: NoOptions) -> None:
         super().__init__()
-        self.first_row, self.sparse = 0, False
+        self.first_row, self.sparse, self.unit_rows = 0, False, False
 
     def fit(self, counts_V: Int64[Tensor, "V"]) -> None:
         """Learn, before training, how often each row occurs in it; most losses need not know."""
@@ -283,11 +288,31 @@ class ChunkedSoftmax(CatalogueLoss):
         )
 
 
-def take(table: Tensor, rows: Tensor, *, sparse: bool) -> Tensor:
-    """Return rows of a table [V, D], or entries of a vector [V], with a sparse gradient or not."""
+def take(table: Tensor, rows: Tensor, *, sparse: bool, unit: bool = False) -> Tensor:
+    """Return rows of a table [V, D], or entries of a vector [V].
+
+    Args:
+        table: The table or the vector.
+        rows: Which of them.
+        sparse: Whether the gradient is a sparse tensor.
+        unit: Whether rows of a table are brought to norm 1. It is done to what was taken, so that a
+            gradient through it stays sparse.
+    """
     if table.ndim == 2:
-        return F.embedding(rows, table, sparse=sparse)
+        taken = F.embedding(rows, table, sparse=sparse)
+        return unit_vectors(taken) if unit else taken
     return torch.gather(table, 0, rows.flatten(), sparse_grad=sparse).view(rows.shape)
+
+
+def unit_vectors(vectors: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+    """Return vectors at norm 1; zeros stay zeros, and get no gradient.
+
+    The gradient of a short vector is long. That of the padding's row, which is zero, would be
+    endless, and the clipping of gradients would leave nothing of all others.
+    """
+    wide = vectors.to(accumulator(vectors.dtype))
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide / norm.masked_fill(norm == 0, torch.inf)).to(vectors.dtype)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
