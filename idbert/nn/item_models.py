@@ -20,7 +20,7 @@ from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.backbone import check_same_architecture
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
-from idbert.nn.losses.catalogue import LossSettings
+from idbert.nn.losses.catalogue import LossSettings, check_negatives
 from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
 from idbert.nn.tied_scores import TiedScoresModel, where_targets_are
@@ -95,6 +95,10 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_behaviours: Kinds of events (view, buy, ...); 0 where the log has no such column.
             loss: The loss over the catalogue. Default: the chunked softmax.
             item_counts: Training events of each row, for a loss that draws negatives by popularity.
+
+        Raises:
+            ConfigError: the settings do not fit one another, or the loss is told to draw more
+                negatives than there are items.
         """
         config = settings.to_config(
             vocab_size=vocab_size,
@@ -102,6 +106,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             type_vocab_size=max(1, num_behaviours),
         )
         loss = loss or LossSettings()
+        check_negatives(loss, vocab_size - cls.first_row)
         config.loss, config.loss_options = loss.name, plain_options(loss.options)
         model = cls(config)
         if item_counts is not None:

@@ -76,6 +76,18 @@ def test_losses_over_a_sample_are_a_setting_of_both_stages(world: World, tmp_pat
     assert options[finetuned] == {"negatives": 4, "calibration": 0.5}
 
 
+def test_more_negatives_than_the_catalogue_are_one_clear_error(
+    world: World, tmp_path: Path
+) -> None:
+    data = (f"--data.source={world.log}", *TINY, "--loss.name=sampled")
+    popular = ("--loss.options={negatives: 1000, distribution: popularity}",)
+    finished = run("rec_finetune", "--run", tmp_path / "run", *data, *popular)
+    assert finished.status == 2 and "Traceback" not in finished.err
+    assert "negatives is 1,000, and the catalogue has" in finished.message
+    popular = ("--loss.options={negatives: 4, distribution: popularity, power: 1}",)
+    succeed("rec_finetune", "--run", tmp_path / "other", *data, *popular)
+
+
 def test_a_block_that_looks_ahead_serves_masked_items_and_is_refused_for_the_next(
     world: World, tmp_path: Path
 ) -> None:

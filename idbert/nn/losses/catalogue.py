@@ -35,6 +35,7 @@ __all__ = [
     "LossSettings",
     "accumulator",
     "build_loss",
+    "check_negatives",
     "chunked_softmax_loss",
     "even_size_of",
     "full_softmax_loss",
@@ -99,7 +100,8 @@ class LossSettings:
     """What the loss can be told. full, chunked: label_smoothing, the share of a target that is
     spread evenly over all items (0); the other losses never see all items. chunked: chunk_size, the
     targets scored at a time (1024). sampled: negatives (1024) and distribution (log_uniform;
-    uniform, in_batch, mixed). gbce: negatives (256) and calibration (0.75). bce: negatives (1)."""
+    uniform, popularity with its power of 0.75, in_batch, mixed). gbce: negatives (256) and
+    calibration (0.75). bce: negatives (1)."""
 
     def __post_init__(self) -> None:
         _options_of(self)
@@ -115,6 +117,25 @@ def build_loss(settings: LossSettings, *, first_row: int = 0) -> CatalogueLoss:
     loss = LOSSES[settings.name](_options_of(settings))
     loss.first_row = first_row
     return loss
+
+
+def check_negatives(settings: LossSettings, num_items: int) -> None:
+    """Check that a loss is not told to draw more negatives than there are items.
+
+    They would be right, since they are drawn with replacement and counted as often as they come;
+    but each step would cost more than one over all items, which is exact. A number that nobody has
+    given is left alone, so that a trial on few items runs.
+
+    Raises:
+        ConfigError: it is.
+    """
+    negatives = settings.options.get("negatives")
+    if negatives is not None and negatives > num_items:
+        raise ConfigError(
+            f"loss '{settings.name}': negatives is {negatives:,}, and the catalogue has "
+            f"{num_items:,} items. Draw at most as many, or choose the loss chunked, which "
+            "compares with all items exactly and costs less."
+        )
 
 
 def _options_of(settings: LossSettings) -> NoOptions:
