@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from idbert.errors import ConfigError
+from idbert.inputs.recency import TargetSettings
 from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
@@ -32,6 +33,8 @@ class RecFinetuneSettings(CorridorSettings):
     """The run of rec_pretrain whose backbone is the start; null: start from nothing."""
     sequences: SequenceSettings = field(default=SequenceSettings(max_length=201))
     """One sequence a user"""
+    targets: TargetSettings = field(default_factory=TargetSettings)
+    """At which positions there is a loss"""
     model: EncoderSettings = field(default=EncoderSettings(hidden_dropout=0.2))
     """The encoder and what stands on it; of the pretrained run's shape, where there is one"""
     loss: LossSettings = field(default_factory=LossSettings)
@@ -85,6 +88,7 @@ def main(config: RecFinetuneSettings) -> None:
         config.training,
         output_dir=run.checkpoints,
         validation=validation,
+        targets=config.targets,
     )
     trainer.train_or_resume()
     finish_run(run, model, vocabulary, trainer)

@@ -76,6 +76,15 @@ def test_losses_over_a_sample_are_a_setting_of_both_stages(world: World, tmp_pat
     assert options[finetuned] == {"negatives": 4, "calibration": 0.5}
 
 
+def test_recent_targets_are_a_setting_of_both_stages(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY)
+    succeed("rec_pretrain", "--run", tmp_path / "masked", *data, "--masking.recency=0.8")
+    recent = ("--targets.recency=0.8", "--targets.probability=0.5")
+    succeed("rec_finetune", "--run", tmp_path / "next", *data, *recent)
+    refused = run("rec_finetune", "--run", tmp_path / "other", *data, "--targets.recency=1")
+    assert refused.status == 2 and "recency is 1" in refused.message
+
+
 def test_more_negatives_than_the_catalogue_are_one_clear_error(
     world: World, tmp_path: Path
 ) -> None:

@@ -50,6 +50,8 @@ def build(
     max_padding=0.08,
     model=None,
     weighted=False,
+    masking=None,
+    targets=None,
     **settings,
 ):
     """Build a trainer of two epochs on the circle; `settings` are TrainingSettings."""
@@ -61,12 +63,13 @@ def build(
     return build_trainer(
         model or build_model(model_class),
         sequences,
-        MaskingSettings() if model_class is MaskedItemModel else None,
+        (masking or MaskingSettings()) if model_class is MaskedItemModel else None,
         BatchSettings(token_budget=token_budget, max_padding=max_padding),
         TrainingSettings(**{"epochs": 2, "learning_rate": 0.01} | settings),
         output_dir=folder,
         validation=validation() if with_validation else None,
         callbacks=callbacks,
+        targets=targets,
     )
 
 

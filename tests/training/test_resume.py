@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from idbert.errors import CheckpointError
+from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.recency import TargetSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.training.adversarial import AdversarialSettings
 from idbert.training.averaging import AveragingSettings
@@ -61,6 +63,23 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curve(model_class, step, t
     expected = uninterrupted(tmp_path / "whole", **settings)
     kill(tmp_path / "killed", step, **settings)
     assert resumed(tmp_path / "killed", **settings) == expected
+
+
+RECENT = [
+    {"model_class": MaskedItemModel, "masking": MaskingSettings(recency=0.7)},
+    {"model_class": MaskedItemModel, "masking": MaskingSettings(0.0, last_probability=1.0)},
+    {"model_class": NextItemModel, "targets": TargetSettings(0.3, recency=0.7)},
+]
+
+
+@pytest.mark.parametrize("objective", RECENT, ids=["recent masks", "last mask", "recent targets"])
+def test_drawn_targets_are_drawn_again_after_a_kill(objective, tmp_path):
+    settings = objective | {"checkpoint_every_steps": 2, "evaluate_every": 0.5}
+    expected = uninterrupted(tmp_path / "whole", **settings)
+    kill(tmp_path / "killed", 3, **settings)
+    assert resumed(tmp_path / "killed", **settings) == expected
+    usual = {"model_class": objective["model_class"], "evaluate_every": 0.5}
+    assert uninterrupted(tmp_path / "usual", **usual) != expected
 
 
 STRATEGIES = {
