@@ -18,7 +18,13 @@ from idbert.training.arguments import TrainingSettings
 from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from pipelines.cli import naming_plugins_of, run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
+from pipelines.corridor import (
+    CorridorSettings,
+    as_dict,
+    as_prepared,
+    check_windows,
+    read_titles,
+)
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
 
@@ -45,6 +51,7 @@ class RecFinetuneSettings(CorridorSettings):
     def __post_init__(self) -> None:
         # A block that looks ahead is refused now, not after the log has been read.
         self.model.to_config(vocab_size=1, is_causal=True)
+        check_windows(self.sequences, self.model, is_causal=True)
 
 
 def main(config: RecFinetuneSettings) -> None:

@@ -16,7 +16,13 @@ from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from nlp_tasks.pretrain.start import ItemStart
 from pipelines.cli import run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
+from pipelines.corridor import (
+    CorridorSettings,
+    as_dict,
+    as_prepared,
+    check_windows,
+    read_titles,
+)
 from pipelines.frequency_start import start_items
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
@@ -40,6 +46,9 @@ class RecPretrainSettings(CorridorSettings):
         default=TrainingSettings(epochs=50, learning_rate=2e-3, evaluate_every=5)
     )
     """Optimizer, schedule, checkpoints, early stopping"""
+
+    def __post_init__(self) -> None:
+        check_windows(self.sequences, self.model, is_causal=False)
 
 
 def main(config: RecPretrainSettings) -> None:

@@ -85,6 +85,31 @@ def test_recent_targets_are_a_setting_of_both_stages(world: World, tmp_path: Pat
     assert refused.status == 2 and "recency is 1" in refused.message
 
 
+def test_windows_are_trained_on_and_evaluated_without(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY, "--sequences.max_length=4")
+    users, windows = tmp_path / "users", tmp_path / "windows"
+    before = succeed("rec_finetune", "--run", users, *data)
+    after = succeed("rec_finetune", "--run", windows, *data, "--sequences.window_stride=3")
+    assert "windows of at most 4 events, every 3 events" in after.err
+    assert "windows of" not in before.err
+    prepared = tmp_path / "prepared"
+    succeed("rec_prepare", "--run", prepared, f"--data.source={world.log}")
+    again = (f"--data.source={prepared}", *data[1:], "--sequences.window_stride=3")
+    succeed("rec_finetune", "--run", tmp_path / "mapped", *again)
+    weights = [
+        (folder / "model/model.safetensors").read_bytes()
+        for folder in (users, windows, tmp_path / "mapped")
+    ]
+    assert weights[1] == weights[2] != weights[0]
+    # Both are evaluated on the same users, each once.
+    held_out = [
+        json.loads((folder / "metrics.json").read_text())["validation"][folder.name]["protocol"]
+        for folder in (users, windows)
+    ]
+    assert held_out[0] == held_out[1]
+    succeed("rec_evaluate", "--run", windows)
+
+
 def test_more_negatives_than_the_catalogue_are_one_clear_error(
     world: World, tmp_path: Path
 ) -> None:

@@ -52,10 +52,13 @@ def build(
     weighted=False,
     masking=None,
     targets=None,
+    windows=None,
     **settings,
 ):
     """Build a trainer of two epochs on the circle; `settings` are TrainingSettings."""
     sequences = Sequences.from_histories([walk[:-1] for walk in histories()])
+    if windows is not None:
+        sequences = sequences.windows(*windows)
     if weighted:
         drawn = np.random.default_rng(0).uniform(0.1, 1.9, len(sequences.items))
         of = (sequences.users, sequences.items, sequences.offsets)

@@ -69,10 +69,11 @@ RECENT = [
     {"model_class": MaskedItemModel, "masking": MaskingSettings(recency=0.7)},
     {"model_class": MaskedItemModel, "masking": MaskingSettings(0.0, last_probability=1.0)},
     {"model_class": NextItemModel, "targets": TargetSettings(0.3, recency=0.7)},
+    {"model_class": MaskedItemModel, "windows": (5, 2)},
 ]
 
 
-@pytest.mark.parametrize("objective", RECENT, ids=["recent masks", "last mask", "recent targets"])
+@pytest.mark.parametrize("objective", RECENT, ids=["masks", "last", "targets", "windows"])
 def test_drawn_targets_are_drawn_again_after_a_kill(objective, tmp_path):
     settings = objective | {"checkpoint_every_steps": 2, "evaluate_every": 0.5}
     expected = uninterrupted(tmp_path / "whole", **settings)
