@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.backbone import check_same_architecture
+from idbert.nn.blocks.block import NO_BLOCK
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings, check_negatives
@@ -46,7 +47,7 @@ class ItemModelOutput(ModelOutput):
 
 
 class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
-    """Base of the item models; use `MaskedItemModel` or `NextItemModel`.
+    """Base of the item models; use `MaskedItemModel`, `NextItemModel` or `MixedItemModel`.
 
     A score is transform(hidden) . item embedding + item bias, or a cosine in place of the inner
     product, over a temperature (see `ItemHead`). Vectors of users and items carry the bias as one
@@ -56,19 +57,19 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         ConfigError: the config is of the other direction.
     """
 
-    objective: ClassVar[Literal["masked", "next"]]
-    """What it is trained for, and how a history becomes a query: a mask behind the newest item, or
-    the newest item itself."""
+    trained_for: ClassVar[Literal["masked", "next", "mixed"]]
+    """Whether its batches are of masked items, of next items, or some of each."""
 
-    is_causal: ClassVar[bool]
-    """Whether a position sees only itself and those before it."""
+    is_causal: ClassVar[bool | None]
+    """Whether a position sees only itself and those before it; None: the config says so of what it
+    is used for, and each batch of its own."""
 
     first_row = FIRST_ITEM
 
     config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
-        if config.is_causal is not self.is_causal:
+        if self.is_causal not in (None, config.is_causal):
             raise ConfigError(
                 f"{type(self).__name__} needs is_causal={self.is_causal}, and the config says "
                 f"is_causal={config.is_causal}. Make models with {type(self).__name__}.build, and "
@@ -76,6 +77,11 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             )
         super().__init__(config)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @property
+    def objective(self) -> Literal["masked", "next"]:
+        """How a history becomes a query: a mask behind the newest item, or the newest item."""
+        return "next" if self.config.is_causal else "masked"
 
     @classmethod
     def build(
@@ -86,6 +92,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         num_behaviours: int = 0,
         loss: LossSettings | None = None,
         item_counts: Int64[np.ndarray, "V"] | None = None,
+        is_causal: bool | None = None,
     ) -> Model:
         """Make an untrained model; its weights are drawn from torch's global generator.
 
@@ -95,14 +102,19 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_behaviours: Kinds of events (view, buy, ...); 0 where the log has no such column.
             loss: The loss over the catalogue. Default: the chunked softmax.
             item_counts: Training events of each row, for a loss that draws negatives by popularity.
+            is_causal: What a model that is trained for both is used for: the next item, or a
+                masked one; None: as the class says.
 
         Raises:
             ConfigError: the settings do not fit one another, or the loss is told to draw more
                 negatives than there are items.
         """
+        is_causal = cls.is_causal if is_causal is None else is_causal
+        if is_causal is None:
+            raise ConfigError(f"Say with is_causal what the {cls.__name__} is used for.")
         config = settings.to_config(
             vocab_size=vocab_size,
-            is_causal=cls.is_causal,
+            is_causal=is_causal,
             type_vocab_size=max(1, num_behaviours),
         )
         loss = loss or LossSettings()
@@ -144,6 +156,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         labels: Int64[Tensor, "B L"] | None = None,
         weights: Float[Tensor, "B L"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        is_causal: Bool[Tensor, ""] | None = None,
     ) -> ItemModelOutput:
         """Compute the loss at the positions with a label, or without labels all scores.
 
@@ -160,6 +173,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             weights: How much each target counts; None: all 1.
             num_items_in_batch: Targets of the whole batch that this one is a part of, when
                 gradients are accumulated or shared; None: those of this one.
+            is_causal: Whether this batch is read from the past alone; None: as the config says.
         """
         queries_BQ = None if labels is None else where_targets_are(labels)
         hidden_BLX = self.backbone(
@@ -168,6 +182,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             queries=queries_BQ,
+            is_causal=None if is_causal is None else bool(is_causal),
         )
         if labels is None:
             return ItemModelOutput(logits=self.scores(hidden_BLX))
@@ -242,7 +257,7 @@ class MaskedItemModel(ItemModel):  # type: ignore[no-untyped-call]
     Representations from Transformer".
     """
 
-    objective = "masked"
+    trained_for = "masked"
     is_causal = False
 
 
@@ -253,12 +268,36 @@ class NextItemModel(ItemModel):  # type: ignore[no-untyped-call]
     softmax over the whole catalogue as its loss.
     """
 
-    objective = "next"
+    trained_for = "next"
     is_causal = True
 
 
+class MixedItemModel(ItemModel):  # type: ignore[no-untyped-call]
+    """Trained on batches of masked items, read from both sides, and of next items, read causally.
+
+    The encoder's weights are the same for both; it is used for one of them, as its config says.
+
+    Source: Dong et al. 2019, "Unified Language Model Pre-training for Natural Language
+    Understanding and Generation" (UniLM).
+
+    Raises:
+        ConfigError: there is a block, which reads in one direction for good.
+    """
+
+    trained_for = "mixed"
+    is_causal = None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        if config.block != NO_BLOCK:
+            raise ConfigError(
+                f"The block '{config.block}' reads in one direction, and a mixed objective in "
+                "both. Leave the block out, or choose another objective."
+            )
+        super().__init__(config)
+
+
 ITEM_MODELS: dict[str, type[ItemModel]] = {
-    model.__name__: model for model in (MaskedItemModel, NextItemModel)
+    model.__name__: model for model in (MaskedItemModel, NextItemModel, MixedItemModel)
 }
 
 

@@ -179,7 +179,7 @@ class MaskedWordModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         Raises:
             ConfigError: there are next_sentence_labels and no head for them.
         """
-        texts = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        texts: dict[str, Any] = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if labels is not None and next_sentence_labels is None and self.next_sentence is None:
             queries_BQ = where_targets_are(labels)
             hidden_BQX = self.backbone(input_ids, queries=queries_BQ, **texts)

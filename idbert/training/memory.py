@@ -153,7 +153,9 @@ def workload_of(
     longest = min(longest, model.max_length or longest)
     size = processes.num_processes()
     positions = -(-min(batches.token_budget, longest * max(1, len(sequences))) // size)
-    share = 1.0 if masking is None else masking.probability + masking.last_probability
+    share = 1.0
+    if masking is not None and model.trained_for == "masked":
+        share = masking.probability + masking.last_probability
     targets = max(1, ceil(positions * min(1.0, share)))
     per_target, copies = config.vocab_size, 4
     scored = targets

@@ -12,6 +12,7 @@ from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings
 from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData
 from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.mixed_batches import MixedItemData, MixedSettings
 from idbert.inputs.planned_loader import PlannedData, PlannedLoader, train_loader
 from idbert.inputs.recency import TargetSettings
 from idbert.inputs.sequences import Sequences
@@ -37,6 +38,7 @@ def build_trainer(
     validation: Validation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     targets: TargetSettings | None = None,
+    mixed: MixedSettings | None = None,
 ) -> ItemTrainer:
     """Put model, data and settings together; `train_or_resume` of the result trains.
 
@@ -52,6 +54,7 @@ def build_trainer(
         validation: Histories and their next items; None: no evaluation, the last weights are kept.
         callbacks: Your own, of transformers' kind.
         targets: Which positions have a loss; None for a masked-item model, and for all of them.
+        mixed: How many batches are of next items, for a mixed model alone.
 
     Raises:
         ConfigError: masking does not fit the model, a setting cannot act, or there is not enough
@@ -59,7 +62,7 @@ def build_trainer(
     """
     _check_validation(settings, validation is not None)
     check_memory(model, sequences, masking, batches, settings, validation)
-    data = training_data(model, sequences, masking, batches, settings.seed, targets)
+    data = training_data(model, sequences, masking, batches, settings.seed, targets, mixed)
     return ItemTrainer(
         model,
         _planned_loader(data, batches, settings),
@@ -127,15 +130,33 @@ def training_data(
     batches: BatchSettings,
     seed: int,
     targets: TargetSettings | None = None,
-) -> ItemData:
+    mixed: MixedSettings | None = None,
+) -> ItemData | MixedItemData:
     """Return the data set of the model's objective.
 
     Of sequences longer than the model can hold the newest part is kept.
 
     Raises:
         ConfigError: masking is given to a next-item model, or lacks for a masked-item model; or
-            targets are given to a masked-item model.
+            targets are given to a masked-item model, or settings of a mixture to another one.
     """
+    if model.trained_for == "mixed":
+        if masking is None or mixed is None:
+            raise ConfigError("A mixed model needs settings of masking and of the mixture.")
+        of_masked, following = (
+            sequences
+            if model.max_length is None
+            else _newest(sequences, model.max_length + one_more)
+            for one_more in (0, 1)
+        )
+        return MixedItemData(
+            MaskedItemData(of_masked, masking, vocab_size=model.config.vocab_size, seed=seed),
+            NextItemData(following, targets or TargetSettings(), seed=seed),
+            mixed.share,
+            seed=seed,
+        )
+    if mixed is not None:
+        raise ConfigError(f"A mixture cannot act on a {type(model).__name__}. Leave it out.")
     if model.max_length is not None:
         # A next-item model reads all events but the last, which is only a target.
         sequences = _newest(sequences, model.max_length + (model.objective == "next"))

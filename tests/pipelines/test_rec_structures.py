@@ -110,6 +110,25 @@ def test_windows_are_trained_on_and_evaluated_without(world: World, tmp_path: Pa
     succeed("rec_evaluate", "--run", windows)
 
 
+def test_a_mixed_objective_is_a_setting_of_pretraining(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY)
+    mixed = ("--objective=mixed", "--mixed.share=0.4", "--model.head_transform=true")
+    for used_as in ("next", "masked"):
+        folder = tmp_path / used_as
+        succeed("rec_pretrain", "--run", folder, *data, *mixed, f"--mixed.used_as={used_as}")
+        assert load_item_model(folder / "model").objective == used_as
+        best = tmp_path / f"{used_as}.csv"
+        succeed("rec_recommend", "--run", folder, "--k", 2, "--output", best)
+        assert len(best.read_text().splitlines()) == 1 + 2 * 64
+    succeed(*("rec_finetune", "--run", tmp_path / "fine", "--pretrained", tmp_path / "next", *data))
+    for settings, words in (
+        (("--mixed.share=0.4",), "the settings of --mixed are for --objective mixed"),
+        ((*mixed, "--model.block.name=lstm"), "reads in one direction, and objective=mixed"),
+    ):
+        refused = run("rec_pretrain", "--run", tmp_path / "refused", *data, *settings)
+        assert refused.status == 2 and words in refused.message
+
+
 def test_more_negatives_than_the_catalogue_are_one_clear_error(
     world: World, tmp_path: Path
 ) -> None:
