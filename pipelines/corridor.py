@@ -15,6 +15,7 @@ from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.splits import SplitSettings
+from idbert.nn.config import BERT_MAX_LENGTH, EncoderSettings
 from idbert.run_dir import MARKER, RunDir
 from idbert.tables import ITEM, TITLE, Interactions
 from pipelines.cli import settings_from
@@ -79,6 +80,24 @@ class CorridorSettings(LogSettings, RunFolder):
 
 
 Corridor = TypeVar("Corridor", bound=CorridorSettings)
+
+
+def check_windows(sequences: SequenceSettings, model: EncoderSettings, *, is_causal: bool) -> None:
+    """Check that the model reads the windows whole, so that no event is lost between them.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if sequences.window_stride is None or sequences.max_length is None or model.kind == "nezha":
+        return
+    positions = model.max_length or BERT_MAX_LENGTH
+    # A next-item model reads all events of a window but the last, which is only a target.
+    if sequences.max_length > positions + is_causal:
+        raise ConfigError(
+            f"sequences.window_stride cuts windows of {sequences.max_length} events, and the model "
+            f"reads {positions + is_causal}: the rest would be lost. Lower sequences.max_length, "
+            "or raise model.max_length."
+        )
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from idbert.errors import ConfigError
+from idbert.inputs.recency import TargetSettings
 from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
@@ -17,7 +18,13 @@ from idbert.training.arguments import TrainingSettings
 from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from pipelines.cli import naming_plugins_of, run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
+from pipelines.corridor import (
+    CorridorSettings,
+    as_dict,
+    as_prepared,
+    check_windows,
+    read_titles,
+)
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
 
@@ -32,6 +39,8 @@ class RecFinetuneSettings(CorridorSettings):
     """The run of rec_pretrain whose backbone is the start; null: start from nothing."""
     sequences: SequenceSettings = field(default=SequenceSettings(max_length=201))
     """One sequence a user"""
+    targets: TargetSettings = field(default_factory=TargetSettings)
+    """At which positions there is a loss"""
     model: EncoderSettings = field(default=EncoderSettings(hidden_dropout=0.2))
     """The encoder and what stands on it; of the pretrained run's shape, where there is one"""
     loss: LossSettings = field(default_factory=LossSettings)
@@ -42,6 +51,7 @@ class RecFinetuneSettings(CorridorSettings):
     def __post_init__(self) -> None:
         # A block that looks ahead is refused now, not after the log has been read.
         self.model.to_config(vocab_size=1, is_causal=True)
+        check_windows(self.sequences, self.model, is_causal=True)
 
 
 def main(config: RecFinetuneSettings) -> None:
@@ -85,6 +95,7 @@ def main(config: RecFinetuneSettings) -> None:
         config.training,
         output_dir=run.checkpoints,
         validation=validation,
+        targets=config.targets,
     )
     trainer.train_or_resume()
     finish_run(run, model, vocabulary, trainer)

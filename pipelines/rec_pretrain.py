@@ -1,13 +1,18 @@
 """python -m pipelines.rec_pretrain: an encoder of item ids, pretrained by masked-item modelling."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 
+from idbert.errors import ConfigError
 from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.mixed_batches import MixedSettings
+from idbert.nn.blocks.block import NO_BLOCK
 from idbert.nn.config import EncoderSettings
-from idbert.nn.item_models import MaskedItemModel
+from idbert.nn.item_models import ItemModel, MaskedItemModel, MixedItemModel
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.processes import check_agreement
 from idbert.run_dir import RunDir
@@ -16,7 +21,13 @@ from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from nlp_tasks.pretrain.start import ItemStart
 from pipelines.cli import run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
+from pipelines.corridor import (
+    CorridorSettings,
+    as_dict,
+    as_prepared,
+    check_windows,
+    read_titles,
+)
 from pipelines.frequency_start import start_items
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
@@ -28,6 +39,11 @@ class RecPretrainSettings(CorridorSettings):
 
     run: str = "runs/rec_pretrain"
     """The run's folder: made if absent, resumed if unfinished."""
+    objective: Literal["masked", "mixed"] = "masked"
+    """masked: hidden items, from both sides (BERT4Rec); mixed: each batch either that or the next
+    item at every position, from the past alone, with the same weights (UniLM)."""
+    mixed: MixedSettings = field(default_factory=MixedSettings)
+    """How objective=mixed mixes them"""
     masking: MaskingSettings = field(default=MaskingSettings(last_probability=0.25))
     """Which items are masked"""
     model: EncoderSettings = field(default_factory=EncoderSettings)
@@ -41,6 +57,16 @@ class RecPretrainSettings(CorridorSettings):
     )
     """Optimizer, schedule, checkpoints, early stopping"""
 
+    def __post_init__(self) -> None:
+        check_windows(self.sequences, self.model, is_causal=False)
+        if self.objective != "mixed" and self.mixed != MixedSettings():
+            raise ConfigError("the settings of --mixed are for --objective mixed. Give it, too.")
+        if self.objective == "mixed" and self.model.block.name != NO_BLOCK:
+            raise ConfigError(
+                f"the block '{self.model.block.name}' reads in one direction, and objective=mixed "
+                "in both. Leave the block out, or choose objective=masked."
+            )
+
 
 def main(config: RecPretrainSettings) -> None:
     """Pretrain an encoder of item ids by masked-item modelling (BERT4Rec).
@@ -48,8 +74,9 @@ def main(config: RecPretrainSettings) -> None:
     Reads a log of user, item and time; holds out each user's last two events; masks items of the
     rest and learns to name them. The run's folder receives the vocabulary, the weights, the
     training curve, validation figures against the baselines, and report.html. Items may start from
-    the vectors of a BERT's words, the most popular from the most frequent (start). Without
-    arguments it runs on MovieLens-100K.
+    the vectors of a BERT's words, the most popular from the most frequent (start). With
+    --objective mixed, batches of next items come between those of masked ones. Without arguments it
+    runs on MovieLens-100K.
     """
     config = as_prepared(config)
     run = RunDir.create(config.run, "rec_pretrain", as_dict(config))
@@ -64,13 +91,15 @@ def main(config: RecPretrainSettings) -> None:
     sequences = log.train(config.sequences)
     validation = log.held_out("validation", config.sequences.max_length)
     del log  # its tables are as large as the sequences
-    build = partial(
-        MaskedItemModel.build,
+    is_mixed = config.objective == "mixed"
+    build: Callable[[], ItemModel] = partial(
+        MixedItemModel.build if is_mixed else MaskedItemModel.build,
         config.model,
         vocab_size=len(vocabulary),
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
         item_counts=vocabulary.counts_V,
+        is_causal=is_mixed and config.mixed.used_as == "next",
     )
     check_memory_first(
         build, sequences, config.masking, config.batches, config.training, validation
@@ -86,6 +115,7 @@ def main(config: RecPretrainSettings) -> None:
         config.training,
         output_dir=run.checkpoints,
         validation=validation,
+        mixed=config.mixed if is_mixed else None,
     )
     trainer.train_or_resume()
     finish_run(run, model, vocabulary, trainer)

@@ -54,12 +54,14 @@ class PlannedBatch:
             that few sizes of products occur; 0: to the longest of them.
         is_spare: whether the batch has fewer sequences than there are processes and this one has
             none of its own; it is given one of another's, which must not count.
+        number: its place among the batches of an epoch, the same in all processes.
     """
 
     epoch: int
     sequences: Int64[np.ndarray, "B"]
     width: int = 0
     is_spare: bool = False
+    number: int = 0
 
 
 class BatchPlan(Sampler[PlannedBatch]):
@@ -137,7 +139,7 @@ class BatchPlan(Sampler[PlannedBatch]):
             share = np.array_split(batches[place], self.world_size)[self._rank]
             is_spare = len(share) == 0
             share = batches[place][:1] if is_spare else share
-            yield PlannedBatch(self._epoch, share, int(widths[place]), is_spare)
+            yield PlannedBatch(self._epoch, share, int(widths[place]), is_spare, int(place))
 
     def _check(self, lengths_U: Int64[np.ndarray, "U"], settings: BatchSettings) -> None:
         if len(self._order_U) == 0:

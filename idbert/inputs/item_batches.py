@@ -13,8 +13,9 @@ from torch import Tensor
 
 from idbert.errors import DataError
 from idbert.inputs.batch_plan import PlannedBatch
-from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items
+from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items, next_targets
 from idbert.inputs.planned_loader import PlannedData
+from idbert.inputs.recency import TargetSettings
 from idbert.inputs.sequences import Sequences
 from idbert.rows import FIRST_ITEM, MASK
 
@@ -79,10 +80,19 @@ class NextItemData(PlannedData):
 
     Args:
         sequences: of the training part; those with fewer than 2 events are not trained on.
+        targets: which of the labels count, drawn anew every epoch; by default all of them.
+        seed: of the run.
     """
 
-    def __init__(self, sequences: Sequences) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        targets: TargetSettings = TargetSettings(),  # noqa: B008 (frozen)
+        *,
+        seed: int = 0,
+    ) -> None:
         self.sequences = sequences
+        self._targets, self._seed = targets, seed
 
     def __len__(self) -> int:
         """Return U, the number of sequences, those that are left out of the plan included."""
@@ -102,6 +112,16 @@ class NextItemData(PlannedData):
         input_ids_BL = inputs.rows(self.sequences.items)
         labels_BL = targets.rows(self.sequences.items)
         labels_BL[labels_BL < FIRST_ITEM] = IGNORED  # padding, and items outside the catalogue
+        if not self._targets.are_all:
+            has_loss_BL = next_targets(
+                labels_BL != IGNORED,
+                lengths_B,
+                planned.sequences,
+                settings=self._targets,
+                seed=self._seed,
+                epoch=planned.epoch,
+            )
+            labels_BL[~has_loss_BL] = IGNORED
         batch = _inputs(input_ids_BL, inputs, self.sequences)
         batch["labels"] = torch.from_numpy(labels_BL)
         if self.sequences.weights is not None:

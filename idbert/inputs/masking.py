@@ -13,6 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from idbert.errors import ConfigError
+from idbert.inputs.recency import (
+    TargetSettings,
+    check_recency,
+    chosen_at_least_once,
+    log_importance,
+)
 from idbert.rows import FIRST_ITEM, MASK
 
 IGNORED = -100
@@ -22,6 +28,9 @@ _SELECT, _REPLACE, _RANDOM, _LAST = range(4)
 _DRAWS = 4
 """The independent draws of a position: is it a target, what replaces it, by which id; and one of
 a sequence, kept with its first position: is the newest item a target too."""
+
+_NEXT = 1 << 16
+"""The purpose of the draws of a next-item model's targets; see `draws`."""
 
 
 @runtime_checkable
@@ -54,9 +63,14 @@ class MaskingSettings:
     last_probability: float = 0.0
     """Share of the sequences in which the newest item is a target besides those drawn, as when
     recommending, where only the newest is asked for. 1 with probability 0: nothing but that."""
+    recency: float | None = None
+    """Above 0 and below 1: newer items are targets more often. Of an item of age a (0: the newest)
+    the importance is recency^a; probability times the number of items is how often one is drawn by
+    importance, with replacement. null: all alike."""
 
     def __post_init__(self) -> None:
         check_shares(self, "probability", "mask_share", "random_share", "last_probability")
+        check_recency(self.recency)
 
 
 def check_shares(settings: MaskingShares, *names: str) -> None:
@@ -103,13 +117,17 @@ def mask_items(
     Returns:
         The rows that the model sees, and the labels: the true row at targets, IGNORED elsewhere.
 
-    Source: Devlin et al. 2019 (BERT), section 3.1; Sun et al. 2019 (BERT4Rec), section 3.6.
+    Source: Devlin et al. 2019 (BERT), section 3.1; Sun et al. 2019 (BERT4Rec), section 3.6; for the
+    recency see `recency`.
     """
     places_L = np.arange(input_ids_BL.shape[1])
     maskable_BL = (input_ids_BL >= FIRST_ITEM) & (places_L < lengths_B[:, None])
     key_B = sequence_keys(seed, epoch, sequence_numbers_B)
     newest_BL = places_L == lengths_B[:, None] - 1
     ask_newest_B = _uniform(key_B, _LAST) < settings.last_probability
+    importance_BL = None
+    if settings.recency is not None:
+        importance_BL = log_importance(lengths_B, len(places_L), settings.recency)
     return mask_ids(
         input_ids_BL,
         maskable_BL,
@@ -118,6 +136,7 @@ def mask_items(
         mask_id=MASK,
         random_id=lambda share: (FIRST_ITEM + share * (vocab_size - FIRST_ITEM)).astype(np.int64),
         also_BL=newest_BL & ask_newest_B[:, None],
+        log_importance_BL=importance_BL,
     )
 
 
@@ -131,6 +150,7 @@ def mask_ids(
     random_id: Callable[[Float64[np.ndarray, "M"]], Int64[np.ndarray, "M"]],
     groups_BL: Int64[np.ndarray, "B L"] | None = None,
     also_BL: Bool[np.ndarray, "B L"] | None = None,
+    log_importance_BL: Float64[np.ndarray, "B L"] | None = None,
 ) -> tuple[Int64[np.ndarray, "B L"], Int64[np.ndarray, "B L"]]:
     """Hide some ids of every sequence and return what must be restored.
 
@@ -146,6 +166,8 @@ def mask_ids(
         groups_BL: positions that are targets together, as the pieces of a word, have the same
             number here: the place of the first of them. None: each stands alone.
         also_BL: maskable positions here are targets besides those drawn.
+        log_importance_BL: of `recency.log_importance`, where positions are not all alike; not
+            together with groups.
 
     Returns:
         The ids that the model sees, and the labels: the true id at targets, IGNORED elsewhere.
@@ -155,13 +177,12 @@ def mask_ids(
     draw_BL = _uniform(key_BL, _SELECT)
     if groups_BL is not None:
         draw_BL = np.take_along_axis(draw_BL, groups_BL, axis=1)
-    chance_BL = np.where(maskable_BL, draw_BL, np.inf)
-    target_BL = chance_BL < settings.probability
+    target_BL, draw_BL = _drawn(draw_BL, maskable_BL, settings.probability, log_importance_BL)
     if also_BL is not None:
         target_BL |= maskable_BL & also_BL
     # The smallest draw is a fair choice of one position, or group, where none was drawn.
     without_B = np.flatnonzero(~target_BL.any(axis=1) & maskable_BL.any(axis=1))
-    least_B = chance_BL[without_B].argmin(axis=1)
+    least_B = draw_BL[without_B].argmin(axis=1)
     if groups_BL is None:
         target_BL[without_B, least_B] = True
     else:
@@ -179,6 +200,57 @@ def mask_ids(
     shown_BL = input_ids_BL.copy()
     shown_BL[target_BL] = shown_M
     return shown_BL, labels_BL
+
+
+def next_targets(
+    candidates_BL: Bool[np.ndarray, "B L"],
+    lengths_B: Int64[np.ndarray, "B"],
+    sequence_numbers_B: Int64[np.ndarray, "B"],
+    *,
+    settings: TargetSettings,
+    seed: int,
+    epoch: int,
+) -> Bool[np.ndarray, "B L"]:
+    """Return which of the positions whose next item is known have a loss.
+
+    Every sequence with a candidate has at least one target. Nothing is hidden from the model.
+
+    Args:
+        candidates_BL: positions that may be targets.
+        lengths_B: real positions of each sequence.
+        sequence_numbers_B: what identifies a sequence from epoch to epoch.
+        settings: how many, and how much newer ones are preferred.
+        seed: of the run.
+        epoch: a new one draws new targets.
+    """
+    width = candidates_BL.shape[1]
+    key_B = sequence_keys(seed, epoch, sequence_numbers_B)
+    draw_BL = draws(key_B, _NEXT, width)
+    importance_BL = None
+    if settings.recency is not None:
+        importance_BL = log_importance(lengths_B, width, settings.recency)
+    target_BL, draw_BL = _drawn(draw_BL, candidates_BL, settings.probability, importance_BL)
+    without_B = np.flatnonzero(~target_BL.any(axis=1) & candidates_BL.any(axis=1))
+    target_BL[without_B, draw_BL[without_B].argmin(axis=1)] = True
+    return target_BL
+
+
+def _drawn(
+    draw_BL: Float64[np.ndarray, "B L"],
+    candidates_BL: Bool[np.ndarray, "B L"],
+    probability: float | int,
+    log_importance_BL: Float64[np.ndarray, "B L"] | None,
+) -> tuple[Bool[np.ndarray, "B L"], Float64[np.ndarray, "B L"]]:
+    """Return which candidates are drawn, and the order in which they would be the only one."""
+    if log_importance_BL is None:
+        draw_BL = np.where(candidates_BL, draw_BL, np.inf)
+        return draw_BL < probability, draw_BL
+    chance_BL = chosen_at_least_once(log_importance_BL, candidates_BL, probability)
+    target_BL: np.ndarray = candidates_BL & (draw_BL < chance_BL)
+    # The first to come of independent exponential times is drawn in proportion to the rates.
+    with np.errstate(divide="ignore"):  # a draw may be 0
+        log_time_BL = np.log(-np.log1p(-draw_BL)) - log_importance_BL
+    return target_BL, np.where(candidates_BL, log_time_BL, np.inf)
 
 
 def sequence_keys(

@@ -15,7 +15,13 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from idbert.errors import DataError
-from idbert.inputs.sequences import Sequences, SequenceSettings, log_left_out, mean_weight
+from idbert.inputs.sequences import (
+    Sequences,
+    SequenceSettings,
+    in_windows,
+    log_left_out,
+    mean_weight,
+)
 from idbert.inputs.splits import Cut, SplitSettings, TimeSplitSettings, cut_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import FIRST_ITEM
@@ -86,12 +92,13 @@ class PreparedLog:
         kept_U = whole.lengths >= max(settings.min_length, 1)
         num_short = int(np.count_nonzero(~kept_U & (whole.lengths > 0)))
         part = _of_users(whole, kept_U)
-        if settings.max_length is not None:
+        if settings.max_length is not None and settings.window_stride is None:
             part = part.newest(settings.max_length)
         if part.weights is not None and len(part):
             seen_T = _replaced(part, times=None, behaviours=None).packed().weights
             assert seen_T is not None
             part = _replaced(part, weights=part.weights / mean_weight(seen_T))
+        part = in_windows(part, settings)
         log_left_out(part, settings, num_short)
         return part
 

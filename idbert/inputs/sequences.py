@@ -13,7 +13,14 @@ from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import UNK
 from idbert.tables import BEHAVIOUR, ITEM, TIME, USER, WEIGHT, Interactions
 
-__all__ = ["SequenceSettings", "Sequences", "build_sequences", "log_left_out", "mean_weight"]
+__all__ = [
+    "SequenceSettings",
+    "Sequences",
+    "build_sequences",
+    "in_windows",
+    "log_left_out",
+    "mean_weight",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +34,12 @@ class SequenceSettings:
     positions can use L + 1 events: the first is only an input, the last only a target."""
     min_length: int = 1
     """Users with fewer known events are left out; 0 keeps everybody."""
+    window_stride: int | None = None
+    """Cuts longer histories into several sequences for training, each of max_length events, one
+    every so many events from the newest backwards; the oldest of a user has what is left. null:
+    only the newest max_length events are trained on. At most max_length, at which each event is in
+    one sequence. With max_length - 1 a next-item model is asked once for each event but the first.
+    What is evaluated and recommended from stays the newest events."""
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
@@ -38,6 +51,18 @@ class SequenceSettings:
                 f"min_length {self.min_length} is above max_length {self.max_length}: "
                 "no sequence can be that long."
             )
+        if self.window_stride is None:
+            return
+        if self.max_length is None:
+            raise ConfigError(
+                f"window_stride {self.window_stride} cannot act on whole histories. Set "
+                "max_length, or leave it out."
+            )
+        if not 1 <= self.window_stride <= self.max_length:
+            raise ConfigError(
+                f"window_stride is {self.window_stride}; it must be from 1 to max_length "
+                f"{self.max_length}, beyond which events would be in no window."
+            )
 
 
 def build_sequences(
@@ -48,8 +73,9 @@ def build_sequences(
     """Turn a table of interactions into one sequence of vocabulary rows a user.
 
     Events whose item is not in the vocabulary are left out, as they are when recommending; then
-    only the newest `max_length` events of a user are kept. Both are counted and logged. Weights are
-    divided by their mean over the kept events, so that they do not change the learning rate.
+    only the newest `max_length` events of a user are kept, or with `window_stride` all of them, in
+    several sequences that are slices. All is counted and logged. Weights are divided by their mean
+    over the kept events, so that they do not change the learning rate.
 
     Args:
         interactions: sorted by user and time, as `read_interactions` returns them.
@@ -67,7 +93,7 @@ def build_sequences(
     kept_U = known_U >= settings.min_length
     keep_T = known_T & np.repeat(kept_U, np.diff(before))
     num_dropped = 0
-    if settings.max_length is not None:
+    if settings.max_length is not None and settings.window_stride is None:
         newest_T = _newest(keep_T, np.diff(before), settings.max_length)
         num_dropped = int(keep_T.sum() - newest_T.sum())
         keep_T = newest_T
@@ -85,8 +111,25 @@ def build_sequences(
         num_dropped_events=num_dropped,
         num_unknown_events=int((~known_T).sum()),
     )
+    sequences = in_windows(sequences, settings)
     log_left_out(sequences, settings, int((~kept_U).sum()))
     return sequences
+
+
+def in_windows(sequences: Sequences, settings: SequenceSettings) -> Sequences:
+    """Return whole histories as overlapping slices, where the settings ask for it, and log it."""
+    if settings.window_stride is None or settings.max_length is None:
+        return sequences
+    windows = sequences.windows(settings.max_length, settings.window_stride)
+    logger.info(
+        "%d histories cut into %d windows of at most %d events, every %d events; %d events in them",
+        len(sequences),
+        len(windows),
+        settings.max_length,
+        settings.window_stride,
+        int(windows.lengths.sum()),
+    )
+    return windows
 
 
 def log_left_out(sequences: Sequences, settings: SequenceSettings, num_short: int) -> None:

@@ -26,6 +26,8 @@ _ARRAYS = ("items", "times", "behaviours", "weights")
 class Sequences:
     """Flat arrays of all events; user u's are `starts[u] : stops[u]`, oldest first.
 
+    In `windows` a user has several sequences, and U is their number.
+
     Most sequences lie end to end, and `offsets` bounds them. Slices of a larger log have gaps
     between them, which hold events of the same users that are not to be seen: `offsets` refuses to
     speak of them, and `packed` copies what is seen. They are made by giving `stops`, and the U
@@ -163,6 +165,34 @@ class Sequences:
             self.weights,
             stops=self.stops,
             num_dropped_events=self.num_dropped_events + num_older,
+            num_unknown_events=self.num_unknown_events,
+        )
+
+    def windows(self, max_length: int, stride: int) -> "Sequences":
+        """Return slices of `max_length` events of each user, one every `stride` events.
+
+        They are counted from the newest event backwards, each user's newest slice first, until one
+        begins with the user's oldest event; that one may be shorter. A user without events keeps
+        one empty slice. Users are repeated, and nothing else is copied.
+
+        Args:
+            max_length: of a slice; a history that is not longer is one.
+            stride: how many events a slice ends before the one after it.
+        """
+        longer_U = (self.lengths - max_length).clip(min=0)
+        numbers_U = 1 + -(-longer_U // stride)
+        user_W = np.repeat(np.arange(len(self)), numbers_U)
+        place_W = np.arange(len(user_W)) - np.repeat(offsets_of(numbers_U)[:-1], numbers_U)
+        stops_W = self.stops[user_W] - place_W * stride
+        return Sequences(
+            self.users.take(pa.array(user_W)),
+            self.items,
+            np.maximum(stops_W - max_length, self.starts[user_W]),
+            self.times,
+            self.behaviours,
+            self.weights,
+            stops=stops_W,
+            num_dropped_events=self.num_dropped_events,
             num_unknown_events=self.num_unknown_events,
         )
 

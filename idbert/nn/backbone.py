@@ -56,16 +56,18 @@ class Backbone(nn.Module):
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
         queries: Int64[Tensor, "B Q"] | Asked | None = None,
+        is_causal: bool | None = None,
     ) -> Float[Tensor, "_ _ _"]:
         """Return the states that heads and poolings read; arguments as for `Encoder.forward`.
 
         With `queries`, at these positions alone, [B, Q, width], or [1, P, width] where `Asked` says
         so: the same vectors, for less work where no fusion or block reads others.
         """
-        inputs = {
+        inputs: dict[str, Any] = {
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
+            "is_causal": is_causal,
         }
         if queries is not None and self.block is None and not self.fusion.needs_all_states:
             encoded = self.encoder(input_ids, queries=queries, output_hidden_states=False, **inputs)
@@ -84,6 +86,7 @@ class Backbone(nn.Module):
         attention_mask: Shaped[Tensor, "B L"] | None = None,
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
+        is_causal: bool | None = None,
     ) -> tuple[Float[Tensor, "B L _"], Float[Tensor, "B L D"]]:
         """Return what `forward` does and the encoder's last state, from one pass.
 
@@ -95,6 +98,7 @@ class Backbone(nn.Module):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             output_hidden_states=self.fusion.needs_all_states,
+            is_causal=is_causal,
         )
         last_BLD: Tensor = encoded.last_hidden_state
         output_BLX: Tensor = self.fusion(encoded.hidden_states or (last_BLD,))

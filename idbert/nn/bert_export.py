@@ -72,6 +72,8 @@ def bert_obstacles(config: EncoderConfig) -> list[str]:
         "scores without dense layer and LayerNorm (head_transform=False)": (
             not config.head_transform
         ),
+        "cosines as scores (similarity='cosine')": config.similarity == "cosine",
+        "scores over a temperature": config.learned_temperature or config.temperature != 1,
     }
     return [obstacle for obstacle, stands in obstacles.items() if stands]
 

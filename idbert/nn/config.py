@@ -16,6 +16,7 @@ from idbert.nn.encoder_config import (
     Norm,
     PositionOrigin,
     ResidualScores,
+    Similarity,
     check_attention,
     check_choice,
 )
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 AttentionName = Literal["auto", "sdpa", "eager"]
+
+TEMPERATURES: dict[Similarity, float] = {"inner": 1.0, "cosine": 0.05}
+"""Of each similarity, where none is given."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,17 @@ class EncoderSettings(StructureSettings, LayerSettings):
     """Dense layer, activation and LayerNorm below the item scores, as in BERT's masked-word head.
     Default: with a bidirectional encoder yes, with a causal one no."""
 
+    similarity: Similarity = "inner"
+    """What an item's score grows with: inner, the inner product of the head's and the item's
+    vector; cosine, that of the two at norm 1. score = similarity / temperature + item bias."""
+
+    temperature: float | None = None
+    """The lower, the sharper the softmax. Default: 1, and 0.05 with similarity=cosine, as in HSTU,
+    since a softmax over numbers from -1 to 1 cannot become sharp."""
+
+    learned_temperature: bool = False
+    """Whether the temperature is trained, from that value on, as in CLIP; it stays above 0.01."""
+
     initializer_range: float = 0.02
     """Standard deviation of the normal distribution that weights are drawn from."""
 
@@ -106,6 +121,7 @@ class EncoderSettings(StructureSettings, LayerSettings):
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("residual_scores", self.residual_scores, get_args(ResidualScores))
         check_choice("attention", self.attention, get_args(AttentionName))
+        check_choice("similarity", self.similarity, get_args(Similarity))
         for name in ("hidden_size", "num_layers", "num_heads"):
             _check_at_least_one(name, getattr(self, name))
         for name in ("intermediate_size", "max_length", "max_relative_position"):
@@ -171,6 +187,11 @@ class EncoderSettings(StructureSettings, LayerSettings):
             attention_probs_dropout_prob=self.attention_dropout,
             residual_scores=self.residual_scores,
             head_transform=not is_causal if self.head_transform is None else self.head_transform,
+            similarity=self.similarity,
+            temperature=(
+                TEMPERATURES[self.similarity] if self.temperature is None else self.temperature
+            ),
+            learned_temperature=self.learned_temperature,
             initializer_range=self.initializer_range,
             layer_norm_eps=self.layer_norm_eps,
         )

@@ -142,6 +142,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         position_ids: Int[Tensor, "#B L"] | None = None,
         output_hidden_states: bool | None = None,
         queries: Int64[Tensor, "B Q"] | Asked | None = None,
+        is_causal: bool | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
@@ -155,6 +156,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             queries: Positions of each sequence at which the last state is wanted, [B, Q, D], or in
                 the shape of `Asked`; None: all. The last layer is computed there alone where the
                 encoder can do so; there is no pooler's output.
+            is_causal: Whether a position sees only itself and those before it; None: as the
+                config says. The weights know no direction.
 
         Raises:
             ShapeError: the mask's shape is not that of input_ids, or a sequence is too long.
@@ -162,7 +165,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         """
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        context = self._context(input_ids, attention_mask)
+        context = self._context(input_ids, attention_mask, is_causal)
         if position_ids is None and self.config.position_origin == "newest":
             position_ids = positions_from_newest(input_ids, attention_mask)
         embedded_BLD = self.embeddings(
@@ -185,14 +188,16 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         """Say whether the last layer can be computed at some positions alone."""
         return self.relative_positions is None and self.config.residual_scores == "none"
 
-    def _context(self, input_ids: Tensor, attention_mask: Tensor | None) -> AttentionContext:
+    def _context(
+        self, input_ids: Tensor, attention_mask: Tensor | None, is_causal: bool | None = None
+    ) -> AttentionContext:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ShapeError(
                 f"attention_mask has shape {list(attention_mask.shape)}, input_ids "
                 f"{list(input_ids.shape)}. Give one mask value for each id."
             )
         length = input_ids.shape[1]
-        is_causal = self.config.is_causal
+        is_causal = self.config.is_causal if is_causal is None else is_causal
         # Behind right padding nothing real can look at padding, so the triangle alone will do, and
         # the fused kernel has it built in.
         kernel_is_causal = (

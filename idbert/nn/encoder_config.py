@@ -1,5 +1,6 @@
 """The config that is saved with an encoder's weights, and what it must hold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, no_type_check
 
@@ -16,9 +17,12 @@ EncoderKind = Literal["bert", "nezha"]
 Norm = Literal["post", "pre"]
 PositionOrigin = Literal["oldest", "newest"]
 ResidualScores = Literal["none", "sum", "gated"]
+Similarity = Literal["inner", "cosine"]
 
 BERT_MAX_LENGTH = 200
 NEZHA_MAX_RELATIVE_POSITION = 64
+LEAST_LEARNED_TEMPERATURE = 0.01
+"""Which a learned one stays above, as CLIP's does (Radford et al. 2021, section 2.5)."""
 
 
 @no_type_check  # `strict` checks the fields; jaxtyping would refuse those that transformers adds
@@ -69,6 +73,10 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     residual: str = "sum"
     residual_gate: bool = False
     head_transform: bool = True
+    similarity: Similarity = "inner"
+    temperature: float | int = 1.0
+    """What similarities are divided by in the scores; where it is learned, its first value."""
+    learned_temperature: bool = False
     loss: str = "full"
     loss_options: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
@@ -84,6 +92,7 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             )
         self._check_structure()
         check_residual_scores(self.residual_scores, self.num_hidden_layers)
+        check_temperature(self.temperature, self.learned_temperature)
         if self.needs_scores and self._attn_implementation is None:
             self._attn_implementation = "eager"
 
@@ -153,6 +162,21 @@ def check_residual_scores(residual_scores: str, num_layers: int) -> None:
         raise ConfigError(
             f"residual_scores='{residual_scores}' hands scores from layer to layer and cannot act "
             f"in an encoder of {num_layers}. Leave it out, or build more layers."
+        )
+
+
+def check_temperature(temperature: float | int, is_learned: bool) -> None:
+    """Check that scores can be divided by it.
+
+    Raises:
+        ConfigError: they cannot, or it would be outside what a learned one may become.
+    """
+    if not temperature > 0 or math.isinf(temperature):
+        raise ConfigError(f"temperature is {temperature}; it must be above 0.")
+    if is_learned and temperature <= LEAST_LEARNED_TEMPERATURE:
+        raise ConfigError(
+            f"temperature is {temperature}; a learned one stays above "
+            f"{LEAST_LEARNED_TEMPERATURE}, and must start there."
         )
 
 

@@ -1,11 +1,14 @@
 """The head of the item models: vectors at positions become scores of all items."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.encoder_config import LEAST_LEARNED_TEMPERATURE, EncoderConfig
+from idbert.nn.losses.catalogue import unit_vectors
 
 
 class HeadTransform(nn.Module):
@@ -44,13 +47,16 @@ class HeadTransform(nn.Module):
 class ItemHead(nn.Module):
     """What the scores have beside the item embeddings, which are the encoder's own (tied).
 
-    score = transform(hidden) . embedding + bias
+    score = similarity(transform(hidden), embedding) / temperature + bias
+
+    The similarity is the inner product, or the cosine: that of vectors at norm 1.
 
     Without head_transform the transform is the identity; or a dense layer without a bias, where
     the backbone's vectors are not as wide as the embeddings that they are compared with.
 
     Args:
-        config: vocab_size, hidden_size, head_transform, hidden_act, layer_norm_eps are read.
+        config: vocab_size, hidden_size, head_transform, hidden_act, layer_norm_eps, similarity,
+            temperature and learned_temperature are read.
         input_width: Width of the backbone's vectors; None for hidden_size.
     """
 
@@ -66,3 +72,38 @@ class ItemHead(nn.Module):
         elif input_width != width:
             self.transform = nn.Linear(input_width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.is_cosine = config.similarity == "cosine"
+        self.first_temperature = float(config.temperature)
+        self.log_temperature: nn.Parameter | None = None
+        if config.learned_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(self.first_log_temperature))
+
+    @property
+    def temperature(self) -> Float[Tensor, ""] | float:
+        """What similarities are divided by: 0.01 + exp(log_temperature) where it is learned."""
+        if self.log_temperature is None:
+            return self.first_temperature
+        return LEAST_LEARNED_TEMPERATURE + self.log_temperature.exp()
+
+    @property
+    def first_log_temperature(self) -> float:
+        """The parameter of a learned temperature before it has learned."""
+        return math.log(self.first_temperature - LEAST_LEARNED_TEMPERATURE)
+
+    def queries(self, hidden: Float[Tensor, "... _"]) -> Float[Tensor, "... D"]:
+        """Return the vectors whose inner products with `keys` are the scores without the bias.
+
+        They are the backbone's, transformed, at norm 1 for a cosine, over the temperature.
+        """
+        transformed: Tensor = self.transform(hidden)
+        if self.is_cosine:
+            transformed = unit_vectors(transformed)
+        temperature = self.temperature
+        # A learned one is float32, and would widen what autocast has narrowed.
+        if isinstance(temperature, Tensor):
+            return transformed / temperature.to(transformed.dtype)
+        return transformed if temperature == 1 else transformed / temperature
+
+    def keys(self, embedding_VD: Float[Tensor, "V D"]) -> Float[Tensor, "V D"]:
+        """Return the rows' vectors as they are scored: at norm 1 for a cosine."""
+        return unit_vectors(embedding_VD) if self.is_cosine else embedding_VD

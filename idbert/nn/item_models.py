@@ -19,9 +19,10 @@ from transformers.utils.generic import ModelOutput
 from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.asked import asked_at
 from idbert.nn.backbone import check_same_architecture
+from idbert.nn.blocks.block import NO_BLOCK
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
-from idbert.nn.losses.catalogue import LossSettings
+from idbert.nn.losses.catalogue import LossSettings, check_negatives
 from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
 from idbert.nn.tied_scores import IGNORED, TiedScoresModel
@@ -47,28 +48,29 @@ class ItemModelOutput(ModelOutput):
 
 
 class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
-    """Base of the item models; use `MaskedItemModel` or `NextItemModel`.
+    """Base of the item models; use `MaskedItemModel`, `NextItemModel` or `MixedItemModel`.
 
-    A score is transform(hidden) . item embedding + item bias. Vectors of users and items carry the
-    bias as one more component, so that their inner product is the score.
+    A score is transform(hidden) . item embedding + item bias, or a cosine in place of the inner
+    product, over a temperature (see `ItemHead`). Vectors of users and items carry the bias as one
+    more component, so that their inner product is the score.
 
     Raises:
         ConfigError: the config is of the other direction.
     """
 
-    objective: ClassVar[Literal["masked", "next"]]
-    """What it is trained for, and how a history becomes a query: a mask behind the newest item, or
-    the newest item itself."""
+    trained_for: ClassVar[Literal["masked", "next", "mixed"]]
+    """Whether its batches are of masked items, of next items, or some of each."""
 
-    is_causal: ClassVar[bool]
-    """Whether a position sees only itself and those before it."""
+    is_causal: ClassVar[bool | None]
+    """Whether a position sees only itself and those before it; None: the config says so of what it
+    is used for, and each batch of its own."""
 
     first_row = FIRST_ITEM
 
     config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
-        if config.is_causal is not self.is_causal:
+        if self.is_causal not in (None, config.is_causal):
             raise ConfigError(
                 f"{type(self).__name__} needs is_causal={self.is_causal}, and the config says "
                 f"is_causal={config.is_causal}. Make models with {type(self).__name__}.build, and "
@@ -76,6 +78,11 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             )
         super().__init__(config)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @property
+    def objective(self) -> Literal["masked", "next"]:
+        """How a history becomes a query: a mask behind the newest item, or the newest item."""
+        return "next" if self.config.is_causal else "masked"
 
     @classmethod
     def build(
@@ -86,6 +93,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         num_behaviours: int = 0,
         loss: LossSettings | None = None,
         item_counts: Int64[np.ndarray, "V"] | None = None,
+        is_causal: bool | None = None,
     ) -> Model:
         """Make an untrained model; its weights are drawn from torch's global generator.
 
@@ -95,13 +103,23 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_behaviours: Kinds of events (view, buy, ...); 0 where the log has no such column.
             loss: The loss over the catalogue. Default: the chunked softmax.
             item_counts: Training events of each row, for a loss that draws negatives by popularity.
+            is_causal: What a model that is trained for both is used for: the next item, or a
+                masked one; None: as the class says.
+
+        Raises:
+            ConfigError: the settings do not fit one another, or the loss is told to draw more
+                negatives than there are items.
         """
+        is_causal = cls.is_causal if is_causal is None else is_causal
+        if is_causal is None:
+            raise ConfigError(f"Say with is_causal what the {cls.__name__} is used for.")
         config = settings.to_config(
             vocab_size=vocab_size,
-            is_causal=cls.is_causal,
+            is_causal=is_causal,
             type_vocab_size=max(1, num_behaviours),
         )
         loss = loss or LossSettings()
+        check_negatives(loss, vocab_size - cls.first_row)
         config.loss, config.loss_options = loss.name, plain_options(loss.options)
         model = cls(config)
         if item_counts is not None:
@@ -112,7 +130,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     def start_from(self, pretrained: "ItemModel") -> None:
         """Take over another model's backbone and item biases, whatever it was trained for.
 
-        The head's transform is taken over where both models have the same kind of one.
+        The head's transform is taken over where both models have the same kind of one, and the
+        temperature where both have learned it.
 
         Args:
             pretrained: Over the same vocabulary, with the same backbone.
@@ -125,6 +144,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         self.head.bias.copy_(pretrained.head.bias)
         if type(self.head.transform) is type(pretrained.head.transform):
             self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
+        if self.head.log_temperature is not None and pretrained.head.log_temperature is not None:
+            self.head.log_temperature.copy_(pretrained.head.log_temperature)
 
     def forward(
         self,
@@ -136,6 +157,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         labels: Int64[Tensor, "B L"] | None = None,
         weights: Float[Tensor, "B L"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        is_causal: Bool[Tensor, ""] | None = None,
     ) -> ItemModelOutput:
         """Compute the loss at the positions with a label, or without labels all scores.
 
@@ -152,6 +174,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             weights: How much each target counts; None: all 1.
             num_items_in_batch: Targets of the whole batch that this one is a part of, when
                 gradients are accumulated or shared; None: those of this one.
+            is_causal: Whether this batch is read from the past alone; None: as the config says.
         """
         asked = None if labels is None else asked_at(labels != IGNORED)
         hidden_BLX = self.backbone(
@@ -160,6 +183,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             queries=asked,
+            is_causal=None if is_causal is None else bool(is_causal),
         )
         if labels is None:
             return ItemModelOutput(logits=self.scores(hidden_BLX))
@@ -170,9 +194,11 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     def item_vectors(self) -> Float32[Tensor, "V _"]:
         """Return every row's embedding with its bias as one more component, [V, D+1].
 
-        The special rows are there too; their scores mean nothing.
+        Where the score is a cosine, the embedding is at norm 1. The special rows are there too;
+        their scores mean nothing.
         """
-        return torch.cat([self._embedding_VD, self.head.bias[:, None]], dim=1).float()
+        keys_VD = self.head.keys(self._embedding_VD)
+        return torch.cat([keys_VD, self.head.bias[:, None]], dim=1).float()
 
     @torch.no_grad()
     def encode_users(
@@ -180,8 +206,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     ) -> Float32[Tensor, "U _"]:
         """Return one vector a user, [U, D+1]; `user_vectors @ item_vectors().T` are the scores.
 
-        It is the head's vector at the last real position, with a 1 for the bias behind it. Dropout
-        is off meanwhile.
+        It is the head's vector at the last real position, over the temperature, with a 1 for the
+        bias behind it. Dropout is off meanwhile.
 
         Args:
             batches: Pairs of the users' positions in the result and a right-padded batch, as
@@ -195,7 +221,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             with fast_products():
                 for positions_B, batch in batches:
                     batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-                    query_BD = self.head.transform(self._query_states(**batch))
+                    query_BD = self.head.queries(self._query_states(**batch))
                     rows_B = torch.from_numpy(positions_B).to(self.device)
                     users_UD[rows_B, :-1] = query_BD.float()
                     users_UD[rows_B, -1] = 1
@@ -229,7 +255,7 @@ class MaskedItemModel(ItemModel):  # type: ignore[no-untyped-call]
     Representations from Transformer".
     """
 
-    objective = "masked"
+    trained_for = "masked"
     is_causal = False
 
 
@@ -240,12 +266,36 @@ class NextItemModel(ItemModel):  # type: ignore[no-untyped-call]
     softmax over the whole catalogue as its loss.
     """
 
-    objective = "next"
+    trained_for = "next"
     is_causal = True
 
 
+class MixedItemModel(ItemModel):  # type: ignore[no-untyped-call]
+    """Trained on batches of masked items, read from both sides, and of next items, read causally.
+
+    The encoder's weights are the same for both; it is used for one of them, as its config says.
+
+    Source: Dong et al. 2019, "Unified Language Model Pre-training for Natural Language
+    Understanding and Generation" (UniLM).
+
+    Raises:
+        ConfigError: there is a block, which reads in one direction for good.
+    """
+
+    trained_for = "mixed"
+    is_causal = None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        if config.block != NO_BLOCK:
+            raise ConfigError(
+                f"The block '{config.block}' reads in one direction, and a mixed objective in "
+                "both. Leave the block out, or choose another objective."
+            )
+        super().__init__(config)
+
+
 ITEM_MODELS: dict[str, type[ItemModel]] = {
-    model.__name__: model for model in (MaskedItemModel, NextItemModel)
+    model.__name__: model for model in (MaskedItemModel, NextItemModel, MixedItemModel)
 }
 
 

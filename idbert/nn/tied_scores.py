@@ -22,7 +22,8 @@ IGNORED = -100
 class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
     """Base of the models that name what is hidden: backbone, head, loss over all rows.
 
-    score = transform(hidden) . embedding + bias. A subclass ends its `__init__` with `post_init`.
+    score = transform(hidden) . embedding + bias; see `ItemHead` for other scores. A subclass ends
+    its `__init__` with `post_init`.
 
     Args:
         config: The architecture, and the loss over the rows.
@@ -38,11 +39,11 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         self.head = ItemHead(config, self.backbone.width)
         settings = LossSettings(config.loss, config.loss_options or {})
         self.loss = build_loss(settings, first_row=self.first_row)
+        self.loss.unit_rows = self.head.is_cosine and self.loss.normalises_rows
 
     def scores(self, hidden: Float[Tensor, "... _"]) -> Float[Tensor, "... V"]:
         """Return the scores of all rows at any of the backbone's vectors."""
-        scores: Tensor = self.head.transform(hidden) @ self._embedding_VD.T + self.head.bias
-        return scores
+        return self.head.queries(hidden) @ self.head.keys(self._embedding_VD).T + self.head.bias
 
     def loss_at_targets(
         self,
@@ -71,8 +72,8 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
             rows_M, hidden_PX = asked.rows_P[: asked.count], hidden_BLX[0]
         targets_M = labels_BL.flatten()[rows_M]
         summed: Tensor = self.loss(
-            self.head.transform(hidden_PX)[: len(rows_M)],
-            self._embedding_VD,
+            self.head.queries(hidden_PX)[: len(rows_M)],
+            self._embedding_VD if self.loss.unit_rows else self.head.keys(self._embedding_VD),
             self.head.bias,
             targets_M,
             None if weights_BL is None else weights_BL.flatten()[rows_M],
@@ -86,12 +87,18 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         Raises:
             ConfigError: the loss reads all rows.
         """
-        if not self.loss.draws_rows:
+        if self.reads_all_rows:
             raise ConfigError(
                 f"The loss '{self.config.loss}' reads all rows, so that their gradient is dense. "
                 "Choose sampled, gbce or bce."
             )
         self.loss.sparse = self.get_input_embeddings().sparse = True
+
+    @property
+    def reads_all_rows(self) -> bool:
+        """Whether every step reads the whole table: for the loss, or to bring it to norm 1."""
+        normalises = self.loss.normalises_rows or not self.head.is_cosine
+        return not (self.loss.draws_rows and normalises)
 
     @property
     def _embedding_VD(self) -> Tensor:
@@ -126,3 +133,5 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         super()._init_weights(module)
         if isinstance(module, ItemHead):
             init.zeros_(module.bias)
+            if module.log_temperature is not None:
+                init.constant_(module.log_temperature, module.first_log_temperature)

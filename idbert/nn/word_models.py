@@ -180,7 +180,7 @@ class MaskedWordModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         Raises:
             ConfigError: there are next_sentence_labels and no head for them.
         """
-        texts = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        texts: dict[str, Any] = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if labels is not None and next_sentence_labels is None and self.next_sentence is None:
             asked = asked_at(labels != IGNORED)
             hidden_BLX = self.backbone(input_ids, queries=asked, **texts)

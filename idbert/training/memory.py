@@ -35,6 +35,9 @@ gradients of these meanwhile with them."""
 _SCORES = 3
 """Copies of an attention matrix: scores, shares, shares after dropout."""
 
+_UNIT_COPIES = 3
+"""Copies of a table that is brought to norm 1: itself, and two in its backward pass."""
+
 SAMPLED_NEGATIVES = 1024
 """What `--loss.name sampled` draws where nothing else is said."""
 
@@ -56,6 +59,8 @@ class Workload:
         scored_targets: Whose scores are in memory at once.
         scores_of_target: Rows that a target is compared with.
         score_copies: Tensors of that size at once.
+        unit_rows: Rows of the table that a step brings to norm 1, for a cosine; those that a loss
+            draws are among its scores.
         sparse_rows: Whether only the rows that are read get gradients.
         averages: Copies of the weights that are averages.
         several_processes: Whether gradients lie in the buckets of DDP too.
@@ -73,6 +78,7 @@ class Workload:
     scored_targets: int
     scores_of_target: int
     score_copies: int
+    unit_rows: int
     sparse_rows: bool
     averages: int
     several_processes: bool
@@ -119,13 +125,14 @@ def estimate_memory(of: Workload) -> MemoryEstimate:
     if of.several_processes:
         gradients += of.other_parameters + (0 if of.sparse_rows else table)
     loss = of.scored_targets * of.scores_of_target * of.score_copies + 4 * of.targets * of.width
+    loss += _UNIT_COPIES * of.unit_rows * of.width
     layer = _WIDTHS * of.width + _INNER_WIDTHS * of.inner_width + _SCORES * of.matrix_columns
     activations = of.positions * (of.layers * layer + 4 * of.width)
     evaluation = 0
     if of.users:
         chunk = min(of.users, users_per_chunk(of.rows, chunk_memory_mib(of.rows)))
         scores = chunk * of.rows * BYTES_PER_SCORE // FLOAT
-        evaluation = (of.rows + of.users) * (of.width + 1) + scores
+        evaluation = (of.rows + of.users) * (of.width + 1) + of.unit_rows * of.width + scores
     numbers = (weights, moments, of.averages * weights, gradients, loss, activations, evaluation)
     return MemoryEstimate(*(FLOAT * number for number in numbers))
 
@@ -146,7 +153,9 @@ def workload_of(
     longest = min(longest, model.max_length or longest)
     size = processes.num_processes()
     positions = -(-min(batches.token_budget, longest * max(1, len(sequences))) // size)
-    share = 1.0 if masking is None else masking.probability + masking.last_probability
+    share = 1.0
+    if masking is not None and model.trained_for == "masked":
+        share = masking.probability + masking.last_probability
     targets = max(1, ceil(positions * min(1.0, share)))
     per_target, copies = config.vocab_size, 4
     scored = targets
@@ -169,6 +178,7 @@ def workload_of(
         scored_targets=scored,
         scores_of_target=per_target,
         score_copies=copies,
+        unit_rows=config.vocab_size if model.head.is_cosine and not loss.unit_rows else 0,
         sparse_rows=wants_sparse_rows(model, settings),
         averages=int(settings.averaging.name != "none"),
         several_processes=size > 1,
@@ -276,6 +286,7 @@ def _advice(
         scored_targets=workload.targets,
         scores_of_target=min(workload.scores_of_target, SAMPLED_NEGATIVES),
         score_copies=4,
+        unit_rows=0,
         sparse_rows=True,
         averages=0,
     )

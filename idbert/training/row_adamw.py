@@ -156,7 +156,7 @@ def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
 def _obstacle(model: nn.Module, settings: TrainingSettings) -> str | None:
     if not isinstance(model, TiedScoresModel):
         return "this model has no loss over a catalogue"
-    if not model.loss.draws_rows:
+    if model.reads_all_rows:
         return f"the loss '{model.config.loss}' reads all rows; sampled, gbce and bce do not"
     if settings.averaging.name != "none":
         return f"averaging.name={settings.averaging.name} touches all rows at every step"

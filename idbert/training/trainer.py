@@ -12,7 +12,9 @@ from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings
 from idbert.inputs.item_batches import ItemData, MaskedItemData, NextItemData
 from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.mixed_batches import MixedItemData, MixedSettings
 from idbert.inputs.planned_loader import PlannedData, PlannedLoader, train_loader
+from idbert.inputs.recency import TargetSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
 from idbert.training.arguments import TrainingSettings
@@ -35,6 +37,8 @@ def build_trainer(
     output_dir: str | Path,
     validation: Validation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    targets: TargetSettings | None = None,
+    mixed: MixedSettings | None = None,
 ) -> ItemTrainer:
     """Put model, data and settings together; `train_or_resume` of the result trains.
 
@@ -49,6 +53,8 @@ def build_trainer(
         output_dir: The folder of the checkpoints.
         validation: Histories and their next items; None: no evaluation, the last weights are kept.
         callbacks: Your own, of transformers' kind.
+        targets: Which positions have a loss; None for a masked-item model, and for all of them.
+        mixed: How many batches are of next items, for a mixed model alone.
 
     Raises:
         ConfigError: masking does not fit the model, a setting cannot act, or there is not enough
@@ -56,7 +62,7 @@ def build_trainer(
     """
     _check_validation(settings, validation is not None)
     check_memory(model, sequences, masking, batches, settings, validation)
-    data = training_data(model, sequences, masking, batches, settings.seed)
+    data = training_data(model, sequences, masking, batches, settings.seed, targets, mixed)
     return ItemTrainer(
         model,
         _planned_loader(data, batches, settings),
@@ -123,20 +129,42 @@ def training_data(
     masking: MaskingSettings | None,
     batches: BatchSettings,
     seed: int,
-) -> ItemData:
+    targets: TargetSettings | None = None,
+    mixed: MixedSettings | None = None,
+) -> ItemData | MixedItemData:
     """Return the data set of the model's objective.
 
     Of sequences longer than the model can hold the newest part is kept.
 
     Raises:
-        ConfigError: masking is given to a next-item model, or lacks for a masked-item model.
+        ConfigError: masking is given to a next-item model, or lacks for a masked-item model; or
+            targets are given to a masked-item model, or settings of a mixture to another one.
     """
+    if model.trained_for == "mixed":
+        if masking is None or mixed is None:
+            raise ConfigError("A mixed model needs settings of masking and of the mixture.")
+        of_masked, following = (
+            sequences
+            if model.max_length is None
+            else _newest(sequences, model.max_length + one_more)
+            for one_more in (0, 1)
+        )
+        return MixedItemData(
+            MaskedItemData(of_masked, masking, vocab_size=model.config.vocab_size, seed=seed),
+            NextItemData(following, targets or TargetSettings(), seed=seed),
+            mixed.share,
+            seed=seed,
+        )
+    if mixed is not None:
+        raise ConfigError(f"A mixture cannot act on a {type(model).__name__}. Leave it out.")
     if model.max_length is not None:
         # A next-item model reads all events but the last, which is only a target.
         sequences = _newest(sequences, model.max_length + (model.objective == "next"))
     if model.objective == "masked":
         if masking is None:
             raise ConfigError("A masked-item model needs masking settings.")
+        if targets is not None:
+            raise ConfigError("Settings of targets cannot act on a masked-item model: see masking.")
         return MaskedItemData(
             sequences,
             masking,
@@ -145,7 +173,7 @@ def training_data(
         )
     if masking is not None:
         raise ConfigError("Masking cannot act on a next-item model. Leave it out.")
-    return NextItemData(sequences)
+    return NextItemData(sequences, targets or TargetSettings(), seed=seed)
 
 
 def _newest(sequences: Sequences, max_length: int) -> Sequences:

@@ -19,6 +19,7 @@ from idbert.inputs.splits import SplitSettings, TimeSplitSettings, split
 from idbert.inputs.vocabulary import Vocabulary
 
 WHOLE = SequenceSettings(max_length=None, min_length=0)
+WINDOWS = (SequenceSettings(4, window_stride=1), SequenceSettings(3, 2, window_stride=3))
 BY_TIME = SplitSettings("global_time", TimeSplitSettings(0.6, 0.8))
 FILTERS = {"min_user_events": 3, "min_item_events": 4, "drop_repeats": True}
 EXTRA = {"behaviour_column": "behaviour", "weight_column": "weight"}
@@ -102,9 +103,15 @@ def test_the_prepared_log_equals_the_one_of_the_tables(
     assert log.vocabulary.behaviours == vocabulary.behaviours
     assert log.interactions().table.equals(table.table)
     assert log.interactions().times_are_real == table.times_are_real == (not positions)
-    for lengths in (SequenceSettings(), SequenceSettings(3), SequenceSettings(None, 4), WHOLE):
+    for lengths in (
+        SequenceSettings(),
+        SequenceSettings(3),
+        SequenceSettings(None, 4),
+        *WINDOWS,
+        WHOLE,
+    ):
         expected = build_sequences(parts.train, vocabulary, lengths)
-        assert_same(log.train(lengths), expected, weights=True)
+        assert_same(log.train(lengths), expected.packed(), weights=True)
     for name, part in (("validation", parts.validation), ("test", parts.test)):
         histories, targets = log.held_out(name)
         assert_same(histories, build_sequences(part.histories, vocabulary, WHOLE))
@@ -120,6 +127,8 @@ def test_the_training_part_is_a_view_of_the_file(tmp_path: Path):
     assert not train.items.flags.owndata and not train.items.flags.writeable
     with pytest.raises(DataError, match="slices of a larger log"):
         _ = train.offsets
+    windows = log.train(SequenceSettings(max_length=3, window_stride=2))
+    assert len(windows) > len(train) and np.shares_memory(windows.items, log.events.items)
 
 
 def test_users_are_cut_into_chunks_without_loss(monkeypatch: pytest.MonkeyPatch):

@@ -34,6 +34,9 @@ CHANGES = {
     "block": {"block": BlockSettings("lstm")},
     "residual": {"block": BlockSettings("lstm"), "residual": ResidualSettings("none")},
     "head_transform": {"head_transform": False},
+    "similarity": {"similarity": "cosine"},
+    "temperature": {"temperature": 0.5},
+    "learned_temperature": {"learned_temperature": True},
     "initializer_range": {"initializer_range": 0.1},
     "layer_norm_eps": {"layer_norm_eps": 0.1},
 }
@@ -53,7 +56,10 @@ def test_every_field_of_the_settings_has_a_change_in_this_test():
     assert set(CHANGES) == {field.name for field in dataclasses.fields(EncoderSettings)}
 
 
-@pytest.mark.parametrize("field", sorted(set(CHANGES) - {"attention", "head_transform"}))
+OF_SCORES = {"head_transform", "similarity", "temperature", "learned_temperature"}
+
+
+@pytest.mark.parametrize("field", sorted(set(CHANGES) - {"attention"} - OF_SCORES))
 def test_each_field_changes_the_backbones_output(field):
     needed = {name: value for name, value in CHANGES[field].items() if name != field}
     base = needed if field in ("max_relative_position", "residual_scores", "residual") else {}

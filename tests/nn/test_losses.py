@@ -166,7 +166,7 @@ def test_a_misspelt_loss_is_refused_with_the_nearest_name():
 
 
 def test_a_chunk_size_that_cannot_act_is_refused():
-    with pytest.raises(ConfigError, match="loss 'full' has no option 'chunk_size'. It has none"):
+    with pytest.raises(ConfigError, match="loss 'full' has no option 'chunk_size'"):
         LossSettings("full", {"chunk_size": 64})
     with pytest.raises(ConfigError, match="chunk_size is 0; it must be at least 1"):
         LossSettings(options={"chunk_size": 0})

@@ -16,9 +16,9 @@ from idbert.nn.losses.sampled import sampled_softmax_loss
 from idbert.rows import FIRST_ITEM
 from tests.nn.loss_world import loss_and_gradients, problem
 
-DISTRIBUTIONS = ("uniform", "log_uniform", "in_batch", "mixed")
+DISTRIBUTIONS = ("uniform", "log_uniform", "popularity", "in_batch", "mixed")
 SAMPLED = [
-    *(LossSettings("sampled", {"distribution": name, "negatives": 64}) for name in DISTRIBUTIONS),
+    *(LossSettings("sampled", {"distribution": name, "negatives": 16}) for name in DISTRIBUTIONS),
     LossSettings("gbce", {"negatives": 16}),
     LossSettings("bce", {"negatives": 3}),
 ]
@@ -97,11 +97,12 @@ def test_the_mean_of_the_estimated_sum_is_the_sum_over_the_catalogue(distributio
     assert error < 0.02 * expected
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
+@pytest.mark.parametrize("distribution", ["uniform", "log_uniform", "popularity"])
 @pytest.mark.parametrize("first_row", [0, 4])
 def test_rows_are_drawn_as_often_as_is_said_and_special_rows_never(distribution, first_row):
     torch.manual_seed(0)
     sampler = NegativeSampler(NegativeOptions(200_000, distribution))
+    sampler.fit(torch.arange(20, 0, -1))
     rows_N, log_expected_N = sampler.draw(torch.zeros(1).long(), num_rows=20, first_row=first_row)
     counts_V = torch.bincount(rows_N, minlength=20)
     expected_V = torch.zeros(20).index_put((rows_N,), log_expected_N.exp())
@@ -244,7 +245,7 @@ def test_item_models_train_with_each_and_open_again(model_class, settings, tmp_p
     assert torch.equal(opened(input_ids).logits, model.eval()(input_ids).logits)
 
 
-@pytest.mark.parametrize("distribution", ["in_batch", "mixed"])
+@pytest.mark.parametrize("distribution", ["popularity", "in_batch", "mixed"])
 def test_popularity_without_counts_is_refused(distribution):
     loss = build_loss(LossSettings("sampled", {"distribution": distribution}))
     with pytest.raises(ConfigError, match=f"distribution={distribution} needs the items' counts"):
@@ -257,6 +258,12 @@ def test_popularity_without_counts_is_refused(distribution):
         ("sampled", {"negatives": 0}, "negatives is 0; it must be at least 1"),
         ("sampled", {"negatives": 1, "distribution": "mixed"}, "mixed needs negatives of at least"),
         ("sampled", {"distribution": "popular"}, "loss 'sampled'"),
+        ("sampled", {"power": 0.5}, "power=0.5 cannot act on distribution=log_uniform"),
+        (
+            "sampled",
+            {"distribution": "popularity", "power": -1},
+            "power is -1; it must be at least 0",
+        ),
         ("gbce", {"negatives": 0}, "negatives is 0"),
         ("gbce", {"calibration": 1.5}, "calibration is 1.5; it must be from 0 to 1"),
         ("bce", {"negatives": -1}, "negatives is -1"),
@@ -265,3 +272,62 @@ def test_popularity_without_counts_is_refused(distribution):
 def test_options_out_of_range_are_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
         LossSettings(name, options)
+
+
+def shares(power, counts, first_row=0):
+    sampler = NegativeSampler(NegativeOptions(100_000, "popularity", power))
+    sampler.fit(torch.tensor(counts))
+    torch.manual_seed(0)
+    rows_N, log_expected_N = sampler.draw(
+        torch.zeros(1).long(), num_rows=len(counts), first_row=first_row
+    )
+    expected_V = torch.zeros(len(counts)).index_put((rows_N,), log_expected_N.exp() / 100_000)
+    return torch.bincount(rows_N, minlength=len(counts)) / 100_000, expected_V
+
+
+@pytest.mark.parametrize(
+    ("power", "expected"),
+    [
+        (1, [8 / 11, 2 / 11, 1 / 11]),
+        (0, [1 / 3, 1 / 3, 1 / 3]),
+        (None, [8**0.75 / (8**0.75 + 2**0.75 + 1), 2**0.75 / (8**0.75 + 2**0.75 + 1), None]),
+    ],
+)
+def test_popular_rows_are_drawn_by_their_events_to_a_power(power, expected):
+    # The special row before them has the most events, and is never drawn; one event is the least.
+    drawn_V, said_V = shares(power, [99, 8, 2, 0], first_row=1)
+    expected[2] = expected[2] or 1 - expected[0] - expected[1]
+    assert drawn_V[0] == 0
+    assert said_V[1:].tolist() == pytest.approx(expected, rel=1e-5)
+    assert drawn_V[1:].tolist() == pytest.approx(expected, abs=0.01)
+
+
+def test_rows_of_a_large_catalogue_have_their_own_shares():
+    num_rows = 2_000_000
+    counts_V = (num_rows / torch.arange(1, num_rows + 1)).long()
+    sampler = NegativeSampler(NegativeOptions(4096, "popularity"))
+    sampler.fit(counts_V)
+    rows_N, log_expected_N = sampler.draw(torch.zeros(1).long(), num_rows=num_rows)
+    weight_V = counts_V.clamp(min=1).double() ** 0.75
+    expected_N = (4096 * weight_V[rows_N] / weight_V.sum()).log().float()
+    torch.testing.assert_close(log_expected_N, expected_N, atol=1e-4, rtol=0)
+
+
+def test_counts_of_another_catalogue_are_refused():
+    sampler = NegativeSampler(NegativeOptions(4, "popularity"))
+    sampler.fit(torch.ones(9).long())
+    with pytest.raises(ConfigError, match="counts are of 9 rows, and there are 12"):
+        sampler.draw(torch.zeros(1).long(), num_rows=12)
+
+
+@pytest.mark.parametrize("name", ["sampled", "gbce", "bce"])
+def test_more_negatives_than_items_are_refused_and_the_default_is_not(name):
+    settings = EncoderSettings(hidden_size=8, num_layers=1, max_length=6)
+
+    def build(**options):
+        return NextItemModel.build(settings, vocab_size=20, loss=LossSettings(name, options))
+
+    build(negatives=16)
+    build()
+    with pytest.raises(ConfigError, match="negatives is 17, and the catalogue has 16 items"):
+        build(negatives=17)

@@ -31,8 +31,18 @@ from tests.pipelines.conftest import World
             {"residual_scores": "gated", "fusion": "layer", "fusion_width": 4},
             4,
         ),
+        (
+            "--model.similarity=cosine --model.temperature=0.1 --model.learned_temperature=true",
+            {"similarity": "cosine", "temperature": 0.1, "learned_temperature": True},
+            8,
+        ),
     ],
-    ids=["textcnn beside mean and max", "transformer on free weights", "one narrow layer"],
+    ids=[
+        "textcnn beside mean and max",
+        "transformer on free weights",
+        "one narrow layer",
+        "cosine",
+    ],
 )
 def test_every_part_is_a_setting_of_both_stages(
     settings: str, saved: dict[str, object], width: int, world: World, tmp_path: Path
@@ -64,6 +74,71 @@ def test_losses_over_a_sample_are_a_setting_of_both_stages(world: World, tmp_pat
     }
     assert options[pretrained] == {"negatives": 8, "distribution": "mixed"}
     assert options[finetuned] == {"negatives": 4, "calibration": 0.5}
+
+
+def test_recent_targets_are_a_setting_of_both_stages(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY)
+    succeed("rec_pretrain", "--run", tmp_path / "masked", *data, "--masking.recency=0.8")
+    recent = ("--targets.recency=0.8", "--targets.probability=0.5")
+    succeed("rec_finetune", "--run", tmp_path / "next", *data, *recent)
+    refused = run("rec_finetune", "--run", tmp_path / "other", *data, "--targets.recency=1")
+    assert refused.status == 2 and "recency is 1" in refused.message
+
+
+def test_windows_are_trained_on_and_evaluated_without(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY, "--sequences.max_length=4")
+    users, windows = tmp_path / "users", tmp_path / "windows"
+    before = succeed("rec_finetune", "--run", users, *data)
+    after = succeed("rec_finetune", "--run", windows, *data, "--sequences.window_stride=3")
+    assert "windows of at most 4 events, every 3 events" in after.err
+    assert "windows of" not in before.err
+    prepared = tmp_path / "prepared"
+    succeed("rec_prepare", "--run", prepared, f"--data.source={world.log}")
+    again = (f"--data.source={prepared}", *data[1:], "--sequences.window_stride=3")
+    succeed("rec_finetune", "--run", tmp_path / "mapped", *again)
+    weights = [
+        (folder / "model/model.safetensors").read_bytes()
+        for folder in (users, windows, tmp_path / "mapped")
+    ]
+    assert weights[1] == weights[2] != weights[0]
+    # Both are evaluated on the same users, each once.
+    held_out = [
+        json.loads((folder / "metrics.json").read_text())["validation"][folder.name]["protocol"]
+        for folder in (users, windows)
+    ]
+    assert held_out[0] == held_out[1]
+    succeed("rec_evaluate", "--run", windows)
+
+
+def test_a_mixed_objective_is_a_setting_of_pretraining(world: World, tmp_path: Path) -> None:
+    data = (f"--data.source={world.log}", *TINY)
+    mixed = ("--objective=mixed", "--mixed.share=0.4", "--model.head_transform=true")
+    for used_as in ("next", "masked"):
+        folder = tmp_path / used_as
+        succeed("rec_pretrain", "--run", folder, *data, *mixed, f"--mixed.used_as={used_as}")
+        assert load_item_model(folder / "model").objective == used_as
+        best = tmp_path / f"{used_as}.csv"
+        succeed("rec_recommend", "--run", folder, "--k", 2, "--output", best)
+        assert len(best.read_text().splitlines()) == 1 + 2 * 64
+    succeed(*("rec_finetune", "--run", tmp_path / "fine", "--pretrained", tmp_path / "next", *data))
+    for settings, words in (
+        (("--mixed.share=0.4",), "the settings of --mixed are for --objective mixed"),
+        ((*mixed, "--model.block.name=lstm"), "reads in one direction, and objective=mixed"),
+    ):
+        refused = run("rec_pretrain", "--run", tmp_path / "refused", *data, *settings)
+        assert refused.status == 2 and words in refused.message
+
+
+def test_more_negatives_than_the_catalogue_are_one_clear_error(
+    world: World, tmp_path: Path
+) -> None:
+    data = (f"--data.source={world.log}", *TINY, "--loss.name=sampled")
+    popular = ("--loss.options={negatives: 1000, distribution: popularity}",)
+    finished = run("rec_finetune", "--run", tmp_path / "run", *data, *popular)
+    assert finished.status == 2 and "Traceback" not in finished.err
+    assert "negatives is 1,000, and the catalogue has" in finished.message
+    popular = ("--loss.options={negatives: 4, distribution: popularity, power: 1}",)
+    succeed("rec_finetune", "--run", tmp_path / "other", *data, *popular)
 
 
 def test_a_block_that_looks_ahead_serves_masked_items_and_is_refused_for_the_next(

@@ -10,7 +10,7 @@ from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.config import EncoderSettings
-from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.nn.item_models import MixedItemModel, NextItemModel
 from idbert.training.arguments import TrainingSettings
 from idbert.training.trainer import build_trainer
 from idbert.training.validation import Validation
@@ -38,7 +38,10 @@ def validation():
 def build_model(model_class=NextItemModel, seed=0, loss=None, **changes):
     torch.manual_seed(seed)
     settings = EncoderSettings(**{"hidden_size": 16, "num_layers": 1, "max_length": 12} | changes)
-    return model_class.build(settings, vocab_size=FIRST_ITEM + NUM_ITEMS, loss=loss)
+    is_causal = True if model_class is MixedItemModel else None
+    return model_class.build(
+        settings, vocab_size=FIRST_ITEM + NUM_ITEMS, loss=loss, is_causal=is_causal
+    )
 
 
 def build(
@@ -50,10 +53,16 @@ def build(
     max_padding=0.08,
     model=None,
     weighted=False,
+    masking=None,
+    targets=None,
+    windows=None,
+    mixed=None,
     **settings,
 ):
     """Build a trainer of two epochs on the circle; `settings` are TrainingSettings."""
     sequences = Sequences.from_histories([walk[:-1] for walk in histories()])
+    if windows is not None:
+        sequences = sequences.windows(*windows)
     if weighted:
         drawn = np.random.default_rng(0).uniform(0.1, 1.9, len(sequences.items))
         of = (sequences.users, sequences.items, sequences.offsets)
@@ -61,12 +70,14 @@ def build(
     return build_trainer(
         model or build_model(model_class),
         sequences,
-        MaskingSettings() if model_class is MaskedItemModel else None,
+        (masking or MaskingSettings()) if model_class is not NextItemModel else None,
         BatchSettings(token_budget=token_budget, max_padding=max_padding),
         TrainingSettings(**{"epochs": 2, "learning_rate": 0.01} | settings),
         output_dir=folder,
         validation=validation() if with_validation else None,
         callbacks=callbacks,
+        targets=targets,
+        mixed=mixed,
     )
 
 

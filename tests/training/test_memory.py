@@ -46,6 +46,7 @@ WORK = Workload(
     scored_targets=500,
     scores_of_target=100_000,
     score_copies=2,
+    unit_rows=100_000,
     sparse_rows=False,
     averages=1,
     several_processes=False,

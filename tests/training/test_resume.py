@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from idbert.errors import CheckpointError
-from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.inputs.masking import MaskingSettings
+from idbert.inputs.mixed_batches import MixedSettings
+from idbert.inputs.recency import TargetSettings
+from idbert.nn.item_models import MaskedItemModel, MixedItemModel, NextItemModel
 from idbert.training.adversarial import AdversarialSettings
 from idbert.training.averaging import AveragingSettings
 from idbert.training.checkpoints import newest_checkpoint
@@ -61,6 +64,26 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curve(model_class, step, t
     expected = uninterrupted(tmp_path / "whole", **settings)
     kill(tmp_path / "killed", step, **settings)
     assert resumed(tmp_path / "killed", **settings) == expected
+
+
+RECENT = [
+    {"model_class": MaskedItemModel, "masking": MaskingSettings(recency=0.7)},
+    {"model_class": MaskedItemModel, "masking": MaskingSettings(0.0, last_probability=1.0)},
+    {"model_class": NextItemModel, "targets": TargetSettings(0.3, recency=0.7)},
+    {"model_class": MaskedItemModel, "windows": (5, 2)},
+    {"model_class": MixedItemModel, "mixed": MixedSettings()},
+]
+
+
+@pytest.mark.parametrize("objective", RECENT, ids=["masks", "last", "targets", "windows", "mixed"])
+def test_drawn_targets_are_drawn_again_after_a_kill(objective, tmp_path):
+    settings = objective | {"checkpoint_every_steps": 2, "evaluate_every": 0.5}
+    expected = uninterrupted(tmp_path / "whole", **settings)
+    kill(tmp_path / "killed", 3, **settings)
+    assert resumed(tmp_path / "killed", **settings) == expected
+    usual = {"model_class": objective["model_class"], "evaluate_every": 0.5}
+    usual |= {"mixed": MixedSettings(0.2)} if "mixed" in objective else {}
+    assert uninterrupted(tmp_path / "usual", **usual) != expected
 
 
 STRATEGIES = {

@@ -63,12 +63,16 @@ class BinaryLoss(CatalogueLoss):
     """Base of the binary losses."""
 
     draws_rows = True
+    normalises_rows = True
+
+    def _take(self, table: Tensor, rows: Tensor) -> Tensor:
+        return take(table, rows, sparse=self.sparse, unit=self.unit_rows)
 
     def _right_scores(
         self, hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_M: Tensor
     ) -> Tensor:
-        right_MD = take(weight_VD, targets_M, sparse=self.sparse)
-        scores_M = (hidden_MD * right_MD).sum(1) + take(bias_V, targets_M, sparse=self.sparse)
+        right_MD = self._take(weight_VD, targets_M)
+        scores_M = (hidden_MD * right_MD).sum(1) + self._take(bias_V, targets_M)
         return scores_M.to(accumulator(scores_M.dtype))
 
 
@@ -100,9 +104,9 @@ class BinaryCrossEntropy(BinaryLoss):
             (len(targets_M), self._negatives),
             device=targets_M.device,
         )
-        row_MND = take(weight_VD, rows_MN, sparse=self.sparse)
+        row_MND = self._take(weight_VD, rows_MN)
         wrong_MN = torch.einsum("md,mnd->mn", hidden_MD, row_MND)
-        wrong_MN = wrong_MN + take(bias_V, rows_MN, sparse=self.sparse)
+        wrong_MN = wrong_MN + self._take(bias_V, rows_MN)
         wrong_MN = _without_targets(wrong_MN, rows_MN, targets_M)
         right_M = self._right_scores(hidden_MD, weight_VD, bias_V, targets_M)
         return _summed(generalised_bce(right_M, wrong_MN), weights_M)
@@ -146,7 +150,7 @@ class GeneralisedBinaryCrossEntropy(BinaryLoss):
         number, num_rows = self._options.negatives, len(weight_VD)
         rate = min(1.0, number / max(1, num_rows - self.first_row - 1))
         rows_N = torch.randint(self.first_row, num_rows, (number,), device=targets_M.device)
-        row_ND, bias_N = (take(table, rows_N, sparse=self.sparse) for table in (weight_VD, bias_V))
+        row_ND, bias_N = (self._take(table, rows_N) for table in (weight_VD, bias_V))
         wrong_MN = _without_targets(F.linear(hidden_MD, row_ND, bias_N), rows_N, targets_M)
         right_M = self._right_scores(hidden_MD, weight_VD, bias_V, targets_M)
         beta = calibrated_beta(rate, self._options.calibration)

@@ -32,6 +32,7 @@ def sampled_softmax_loss(
     *,
     chunk_size: int = DEFAULT_CHUNK,
     sparse: bool = False,
+    unit: bool = False,
 ) -> Float[Tensor, ""]:
     """Sum the cross-entropies of the targets under a softmax whose sum is estimated from a sample.
 
@@ -53,6 +54,7 @@ def sampled_softmax_loss(
         weights_M: How much each target counts; None: all 1.
         chunk_size: Most targets scored at a time.
         sparse: Whether the gradients of weight and bias are sparse tensors.
+        unit: Whether the rows that are read are brought to norm 1.
 
     Source: Bengio and Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of a
     Neural Probabilistic Language Model"; Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling
@@ -64,9 +66,9 @@ def sampled_softmax_loss(
     log_expected_N = log_expected_N[order_N]
     loss: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
         hidden_MD,
-        take(weight_VD, negatives_N, sparse=sparse),
+        take(weight_VD, negatives_N, sparse=sparse, unit=unit),
         take(bias_V, negatives_N, sparse=sparse) - log_expected_N,
-        take(weight_VD, targets_M, sparse=sparse),
+        take(weight_VD, targets_M, sparse=sparse, unit=unit),
         take(bias_V, targets_M, sparse=sparse),
         targets_M,
         negatives_N,
@@ -179,6 +181,7 @@ class SampledSoftmax(CatalogueLoss):
         """How many rows are drawn, and from which distribution."""
 
     draws_rows = True
+    normalises_rows = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -209,4 +212,5 @@ class SampledSoftmax(CatalogueLoss):
             log_expected_N,
             weights_M,
             sparse=self.sparse,
+            unit=self.unit_rows,
         )

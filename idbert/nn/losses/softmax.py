@@ -1,0 +1,211 @@
+"""The softmax over a whole catalogue as functions: all scores at once, or a chunk at a time."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from idbert.nn.products import padded_rows, rounded_rows
+
+DEFAULT_CHUNK = 1024
+"""Targets scored at a time: 14 MiB of float32 scores for 3,500 items, 195 MiB for 50,000."""
+
+_NOBODYS = -100
+"""Target of a row that is there for the size of a product alone."""
+
+
+def full_softmax_loss(
+    hidden_MD: Float[Tensor, "M D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, "V"],
+    targets_M: Int64[Tensor, "M"],
+    weights_M: Float[Tensor, "M"] | None = None,
+    *,
+    label_smoothing: float | int = 0.0,
+    first_row: int = 0,
+) -> Float[Tensor, ""]:
+    """Sum the cross-entropies of the targets under a softmax over all V rows.
+
+    loss = sum_m weights_m * -log softmax(hidden_m @ weight.T + bias)[targets_m]
+
+    With label smoothing e the right answer is no single row any more: the target has 1 - e, and e
+    is spread evenly over the rows from `first_row` on, the target among them. At first_row = 0
+    that is torch's cross_entropy(label_smoothing=e); special rows get no share of it.
+
+    Args:
+        hidden_MD: Vectors at the positions with a target.
+        weight_VD: Vectors of the vocabulary rows.
+        bias_V: Bias of the vocabulary rows.
+        targets_M: The right row at each position.
+        weights_M: How much each target counts; None: all 1.
+        label_smoothing: e, from 0 to below 1.
+        first_row: The rows below it are special tokens, which are never the right answer.
+
+    Returns:
+        The sum, float32 or wider whatever the inputs; 0 for M = 0. Divide it by the number of
+        targets of the whole (accumulated) batch.
+
+    Source of the smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture for
+    Computer Vision", section 7.
+    """
+    rows_PD = padded_rows(hidden_MD)
+    targets_P = F.pad(targets_M, (0, len(rows_PD) - len(targets_M)), value=_NOBODYS)
+    scores_PV = F.linear(rows_PD, weight_VD, bias_V)
+    scores_PV = scores_PV.to(accumulator(scores_PV.dtype))
+    losses_P = F.cross_entropy(scores_PV, targets_P, ignore_index=_NOBODYS, reduction="none")
+    loss_M = losses_P[: len(targets_M)]
+    if label_smoothing:
+        scores_MV = scores_PV[: len(targets_M)]
+        of_target_M = scores_MV.gather(1, targets_M[:, None])[:, 0]
+        loss_M = loss_M + label_smoothing * (of_target_M - scores_MV[:, first_row:].mean(1))
+    if weights_M is not None:
+        loss_M = loss_M * weights_M
+    return loss_M.sum()
+
+
+def chunked_softmax_loss(
+    hidden_MD: Float[Tensor, "M D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, "V"],
+    targets_M: Int64[Tensor, "M"],
+    weights_M: Float[Tensor, "M"] | None = None,
+    *,
+    chunk_size: int = DEFAULT_CHUNK,
+    label_smoothing: float | int = 0.0,
+    first_row: int = 0,
+) -> Float[Tensor, ""]:
+    """Compute `full_softmax_loss` with never more than chunk_size x V scores in memory.
+
+    The gradients are computed in the forward pass, chunk by chunk, while the scores are at hand.
+    What is kept for the backward pass is of the inputs' size: M x D, V x D and V.
+    Under autocast the products run in its dtype; softmax and sums stay in float32.
+
+    Args:
+        hidden_MD: As in `full_softmax_loss`.
+        weight_VD: As in `full_softmax_loss`.
+        bias_V: As in `full_softmax_loss`.
+        targets_M: As in `full_softmax_loss`.
+        weights_M: As in `full_softmax_loss`; no gradient flows to them.
+        chunk_size: Most targets scored at a time; the chunks are of even size.
+        label_smoothing: As in `full_softmax_loss`. It costs next to nothing: a target's mean score
+            is its score with the mean of the rows.
+        first_row: As in `full_softmax_loss`.
+
+    Source: the fused linear cross-entropy of Hsu et al., "Liger Kernel" (2024), in plain torch.
+    """
+    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+        hidden_MD,
+        weight_VD,
+        bias_V,
+        targets_M,
+        weights_M,
+        chunk_size,
+        float(label_smoothing),
+        first_row,
+        torch.is_grad_enabled(),
+    )
+    return loss
+
+
+class _ChunkedSoftmax(torch.autograd.Function):
+    """See `chunked_softmax_loss`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        targets_M: Tensor,
+        weights_M: Tensor | None,
+        chunk_size: int,
+        smoothing: float,
+        first_row: int,
+        with_gradients: bool,
+    ) -> Tensor:
+        device = hidden_MD.device.type
+        wide, product = accumulator(hidden_MD.dtype), product_dtype(hidden_MD)
+        with torch.autocast(device, enabled=False):
+            narrow_VD, wide_bias_V = weight_VD.to(product), bias_V.to(wide)
+            loss = hidden_MD.new_zeros((), dtype=wide)
+            if with_gradients:
+                hidden_grad_MD = torch.empty_like(hidden_MD)
+                weight_grad_VD = torch.zeros_like(weight_VD, dtype=wide)
+                bias_grad_V = torch.zeros_like(bias_V, dtype=wide)
+            if smoothing:
+                mean_D = weight_VD[first_row:].mean(0, dtype=wide)
+                mean_bias, num_items = wide_bias_V[first_row:].mean(), len(bias_V) - first_row
+            even_size = even_size_of(len(targets_M), chunk_size)
+            for start in range(0, len(targets_M), even_size):
+                chunk = slice(start, start + even_size)
+                target_M1 = targets_M[chunk, None]
+                count = len(target_M1)
+                chunk_PD = padded_rows(hidden_MD[chunk], even_size).to(product)
+                scores_PV = (chunk_PD @ narrow_VD.T).to(wide).add_(wide_bias_V)
+                of_target_M1 = scores_PV[:count].gather(1, target_M1)
+                # softmax in place: the scores become their exponentials, then the gradient
+                largest_P1 = scores_PV.amax(1, keepdim=True)
+                total_P1 = scores_PV.sub_(largest_P1).exp_().sum(1, keepdim=True)
+                loss_M1 = (total_P1.log() + largest_P1)[:count] - of_target_M1
+                weight_M1 = torch.ones_like(loss_M1)
+                if weights_M is not None:
+                    weight_M1 = weights_M[chunk, None].to(wide)
+                if smoothing:
+                    wide_MD = hidden_MD[chunk].to(wide)
+                    mean_score_M1 = (wide_MD @ mean_D + mean_bias)[:, None]
+                    loss_M1 += smoothing * (of_target_M1 - mean_score_M1)
+                loss += (loss_M1 * weight_M1).sum()
+                if with_gradients:
+                    # d loss / d scores = weight * (softmax - what is right), and right is the
+                    # target with 1 - smoothing, and each item with smoothing / num_items
+                    scale_P1 = torch.zeros_like(total_P1)
+                    scale_P1[:count] = weight_M1 / total_P1[:count]
+                    grad_PV = scores_PV.mul_(scale_P1)
+                    grad_PV[:count].scatter_add_(1, target_M1, (smoothing - 1) * weight_M1)
+                    bias_grad_V += grad_PV.sum(0)
+                    narrow_PV = grad_PV.to(product)
+                    hidden_grad_MD[chunk] = (narrow_PV @ narrow_VD)[:count]
+                    weight_grad_VD += narrow_PV.T @ chunk_PD
+                    if smoothing:
+                        hidden_grad_MD[chunk] -= (smoothing * weight_M1 * mean_D).to(
+                            hidden_MD.dtype
+                        )
+                        share_M1 = weight_M1 * (smoothing / num_items)
+                        weight_grad_VD[first_row:] -= (share_M1 * wide_MD).sum(0)
+                        bias_grad_V[first_row:] -= share_M1.sum()
+        if with_gradients:
+            ctx.save_for_backward(
+                hidden_grad_MD, weight_grad_VD.to(weight_VD.dtype), bias_grad_V.to(bias_V.dtype)
+            )
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad_MD, weight_grad_VD, bias_grad_V = ctx.saved_tensors
+        gradients = (hidden_grad_MD * grad, weight_grad_VD * grad, bias_grad_V * grad)
+        return (*gradients, None, None, None, None, None, None)
+
+
+def even_size_of(count: int, most: int) -> int:
+    """Return the size of as few chunks as have no more than `most`: as even as they can be.
+
+    Inside `fast_products` it is rounded up to one of few, and the last chunk may be padded to it.
+    """
+    num_chunks = max(1, math.ceil(count / most))
+    return max(1, min(most, rounded_rows(math.ceil(count / num_chunks))))
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of softmax and sums: float32, or wider if the input is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype of the matrix products: autocast's where it is on, else the input's."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
