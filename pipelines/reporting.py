@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
-from idbert.evaluation.baselines import fit_baselines
+from idbert.evaluation.baselines import BaselineSettings, fit_baselines
 from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score
 from idbert.evaluation.report import ReportContent, UserExample, report_html
@@ -102,7 +102,13 @@ class Evaluated:
     untrained_targets: int
 
 
-def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = True) -> Evaluated:
+def evaluate_runs(
+    runs: Sequence[RunDir],
+    part: Part,
+    *,
+    filter_seen: bool = True,
+    baselines: BaselineSettings = BaselineSettings(),  # noqa: B008 (frozen)
+) -> Evaluated:
     """Evaluate finished runs and the baselines over the full catalogue.
 
     The baselines are fitted on all users' events before the part's targets.
@@ -123,9 +129,16 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
         log = read_split_log(settings, vocabulary)
         users, known = log.held_out(part, None), log.known(part)
     histories = (users.histories.items, users.histories.offsets)
-    scores = {name: _score(run, users) for name, run in _named(runs).items()} | fit_baselines(
-        known.items, known.offsets, *histories, len(vocabulary), train_times=known.times
-    )
+    scores = {name: _score(run, users) for name, run in _named(runs).items()}
+    with stage("fit the baselines"):
+        scores |= fit_baselines(
+            known.items,
+            known.offsets,
+            *histories,
+            len(vocabulary),
+            train_times=known.times,
+            settings=baselines,
+        )
     evaluations = {}
     for name, score in scores.items():
         with stage(f"evaluate {name}"):

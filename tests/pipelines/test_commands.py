@@ -48,12 +48,17 @@ def test_the_evaluation_prints_both_stages_and_the_baselines(world: World) -> No
     rows = [line.split("|") for line in finished.out.splitlines() if line.startswith("|")]
     names = [row[1].strip() for row in rows[2:]]
     assert names[:3] == ["finetuned", "pretrained", "popularity"]
-    assert {"recent popularity", "item-kNN", "item-kNN, decayed"} <= set(names)
+    assert {"recent popularity", "item-kNN", "item-kNN, decayed", "EASE"} <= set(names)
     assert rows[2][2].split() == ["1.0000", "[1.0000,", "1.0000]"]
     assert "leave-last-out, test; 64 users" in finished.out
     assert "seen items filtered" in finished.out
     metrics = json.loads((world.finetuned / "metrics.json").read_text())
     assert set(metrics) == {"validation", "test"}
+
+
+def test_the_evaluation_leaves_ease_out_where_it_is_told_to(world: World, copied: Path) -> None:
+    finished = succeed("rec_evaluate", "--run", copied, "--baselines.ease_max_items=11")
+    assert "| EASE" not in finished.out and "EASE is left out" in finished.err
 
 
 def test_two_runs_of_one_name_both_stand_in_the_table(world: World, tmp_path: Path) -> None:
