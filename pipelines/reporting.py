@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
+
+import pyarrow as pa
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
@@ -90,7 +91,7 @@ class Evaluated:
 
     Attributes:
         part: the part of the split.
-        users: its histories and targets.
+        users: its histories and targets, one of each user or more.
         evaluations: by name, the runs in the order given, then the baselines.
         untrained_targets: targets whose item never occurs in training, so that no model of ids can
             know it.
@@ -144,14 +145,15 @@ def evaluate_runs(
         with stage(f"evaluate {name}"):
             evaluations[name] = evaluate(
                 score,
-                users.targets_U,
+                users.targets_Q,
                 histories,
                 counts_V=vocabulary.counts_V,
-                split=f"{settings.split.name.replace('_', '-')}, {part}",
+                split=f"{settings.split.in_words()}, {part}",
+                users_Q=users.users_Q,
                 filter_seen=filter_seen,
             )
-    untrained = int((vocabulary.counts_V[users.targets_U] == 0).sum())
-    logger.info("%d of %d targets never occur in training", untrained, len(users.targets_U))
+    untrained = int((vocabulary.counts_V[users.targets_Q] == 0).sum())
+    logger.info("%d of %d targets never occur in training", untrained, len(users))
     return Evaluated(part, users, evaluations, untrained)
 
 
@@ -217,11 +219,12 @@ def _score(run: RunDir, users: Validation) -> Score:
 def _examples(
     recommender: Recommender, users: Validation, titles: dict[Any, str]
 ) -> list[UserExample]:
-    """Return the first users' histories and recommendations in words."""
+    """Return the first users' histories and recommendations in words, for each's first target."""
     ids_of = recommender.vocabulary.ids_of
-    offsets = users.histories.offsets[: EXAMPLES + 1]
-    histories = [ids_of(users.histories.items[start:end]) for start, end in pairwise(offsets)]
-    targets = ids_of(users.targets_U[: len(histories)])
+    first = users.first_targets()[:EXAMPLES]
+    bounds = zip(users.histories.starts[first], users.histories.stops[first], strict=True)
+    histories = [ids_of(users.histories.items[start:end]) for start, end in bounds]
+    targets = ids_of(users.targets_Q[first])
     k = min(SHOWN_EVENTS, recommender.vocabulary.num_items)
     lists = recommender.recommend(histories, k)
 
@@ -236,10 +239,10 @@ def _examples(
             target=in_words([target])[0],
         )
         for user, history, target, best in zip(
-            users.histories.users.to_pylist(),
+            users.histories.users.take(pa.array(first)).to_pylist(),
             histories,
             targets,
             (lists[lists[HISTORY] == number] for number in range(len(histories))),
-            strict=False,
+            strict=True,
         )
     ]

@@ -231,6 +231,36 @@ def test_every_kind_of_model_and_log_goes_through_the_corridor(
     assert table.groupby("user_id").size().tolist() == [2] * 64
 
 
+@pytest.mark.parametrize("name", ["leave_last_out", "global_time"])
+def test_several_targets_a_user_are_evaluated_with_users_as_clusters(
+    name: str, world: World, tmp_path: Path
+) -> None:
+    split = ("--split.targets=2", f"--split.name={name}")
+    log, folder = tmp_path / "log", tmp_path / "run"
+    succeed("rec_prepare", "--run", log, f"--data.source={world.log}", *split)
+    succeed("rec_pretrain", "--run", folder, f"--data.source={world.log}", *split, *TINY)
+    succeed("rec_pretrain", "--run", tmp_path / "mapped", f"--data.source={log}", *TINY)
+    figures = [json.loads((tmp_path / of / "metrics.json").read_text()) for of in ("run", "mapped")]
+    assert figures[0]["validation"]["run"] == figures[1]["validation"]["mapped"]
+    for baseline in ("popularity", "recent popularity", "item-kNN", "EASE", "EASE, decayed"):
+        assert figures[0]["validation"][baseline] == figures[1]["validation"][baseline]
+    protocol = figures[0]["validation"]["run"]["protocol"]
+    assert protocol["users"] < protocol["targets"] <= 2 * protocol["users"]
+    out = succeed("rec_evaluate", "--run", folder).out
+    words = "leave-last-2-out" if name == "leave_last_out" else "global-time, up to 2 events a user"
+    assert out.startswith(f"{words}, test; ") and "means over users of means over targets" in out
+    report = (folder / "report.html").read_text()
+    assert report.count("<h3>User ") == 5 and words in report
+
+
+def test_more_targets_than_the_users_have_events_are_refused(world: World, tmp_path: Path) -> None:
+    refused = run(
+        *("rec_pretrain", "--run", tmp_path, f"--data.source={world.log}", "--split.targets=5")
+    )
+    assert refused.status == 1
+    assert re.search("none of the 64 users has 11 events.*lower split.targets", refused.message)
+
+
 def test_the_users_index_holds_every_user_of_the_log(world: World, copied: Path) -> None:
     succeed("rec_index", "--run", copied, "--users=true", "--factory=HNSW8")
     index = VectorIndex.load(copied / "user_index", RunDir(copied).model_sha256)
