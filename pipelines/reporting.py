@@ -10,8 +10,9 @@ from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
 from idbert.evaluation.baselines import BaselineSettings, fit_baselines
 from idbert.evaluation.evaluate import Evaluation, evaluate
-from idbert.evaluation.ranks import Score
+from idbert.evaluation.ranks import Score, target_ranks
 from idbert.evaluation.report import ReportContent, UserExample, report_html
+from idbert.evaluation.user_items import HistoryScore
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.splits import SplitSettings
 from idbert.inputs.vocabulary import Vocabulary
@@ -140,6 +141,15 @@ def evaluate_runs(
             train_times=known.times,
             settings=baselines,
         )
+        popular = target_ranks(
+            scores["popularity"],
+            users.targets_Q,
+            *histories,
+            vocab_size=len(vocabulary),
+            filter_seen=filter_seen,
+        )
+    neighbours = scores["item-kNN"]
+    assert isinstance(neighbours, HistoryScore)  # whose table says which items are alike
     evaluations = {}
     for name, score in scores.items():
         with stage(f"evaluate {name}"):
@@ -150,6 +160,8 @@ def evaluate_runs(
                 counts_V=vocabulary.counts_V,
                 split=f"{settings.split.in_words()}, {part}",
                 users_Q=users.users_Q,
+                cosines_VV=neighbours.table_VV,
+                popular_ranks_Q=popular.ranks_U,
                 filter_seen=filter_seen,
             )
     untrained = int((vocabulary.counts_V[users.targets_Q] == 0).sum())

@@ -6,19 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64, Integer
+from jaxtyping import Float32, Float64, Int64, Integer
+from scipy import sparse
 
 from idbert.errors import ConfigError, DataError, suggestion
 from idbert.evaluation.bootstrap import RESAMPLES, Interval, PairedDifference, intervals, paired
-from idbert.evaluation.metrics import (
-    CUTOFFS,
-    LIST_LENGTH,
-    check_users,
-    coverage,
-    novelty,
-    per_target_metrics,
-    user_means,
-)
+from idbert.evaluation.lists import LIST_LENGTH, coverage, diversity, novelty, serendipity
+from idbert.evaluation.metrics import CUTOFFS, check_users, per_target_metrics, user_means
 from idbert.evaluation.ranks import Score, target_ranks
 from idbert.rows import FIRST_ITEM
 
@@ -78,7 +72,8 @@ class Evaluation:
     Attributes:
         protocol: how it was made.
         metrics: recall@k, ndcg@k, mrr@k (means over users, 0 to 1), coverage@10 (share of the
-            catalogue that is in somebody's top 10), novelty@10 (bits).
+            catalogue that is in somebody's top 10), novelty@10 (bits), and where `evaluate` got
+            what they need diversity@10 and serendipity@10 (see `lists`).
         intervals: 95% bootstrap intervals of all that are means over users: not of coverage.
         per_user: each user's value of every metric that has an interval, means over the user's
             targets.
@@ -133,6 +128,8 @@ def evaluate(
     counts_V: Integer[np.ndarray, "V"],
     split: str,
     users_Q: Int64[np.ndarray, "Q"] | None = None,
+    cosines_VV: sparse.csr_array | Float32[np.ndarray, "V V"] | None = None,
+    popular_ranks_Q: Float64[np.ndarray, "Q"] | None = None,
     filter_seen: bool = True,
     ks: Sequence[int] = CUTOFFS,
     resamples: int = RESAMPLES,
@@ -150,6 +147,9 @@ def evaluate(
         split: which events were held out, in words, such as "leave-last-out, test".
         users_Q: whose each target is, users numbered from 0; None: each is another user's. Metrics
             are means over users of the means over their targets, and users are resampled.
+        cosines_VV: from `item_cosines`, for diversity; None: it is left out.
+        popular_ranks_Q: the ranks that popularity gives the targets, with the same filter, for
+            serendipity; None: it is left out.
         filter_seen: do not recommend items of the history; see `target_ranks`.
         ks: lengths at which recall, NDCG and MRR cut the list.
         resamples: bootstrap samples of users.
@@ -177,6 +177,10 @@ def evaluate(
     num_items = vocab_size - FIRST_ITEM
     per_target = per_target_metrics(ranking.ranks_U, ks)
     per_target[f"novelty@{LIST_LENGTH}"] = novelty(ranking.top_UK, counts_V)
+    if cosines_VV is not None:
+        per_target[f"diversity@{LIST_LENGTH}"] = diversity(ranking.top_UK, cosines_VV)
+    if popular_ranks_Q is not None:
+        per_target[f"serendipity@{LIST_LENGTH}"] = serendipity(ranking.ranks_U, popular_ranks_Q)
     per_user = {name: user_means(value_Q, users_Q) for name, value_Q in per_target.items()}
     bounds = intervals(per_user, resamples=resamples, seed=seed)
     metrics = {name: float(value_U.mean()) for name, value_U in per_user.items()}

@@ -1,4 +1,4 @@
-"""Recall, NDCG and MRR of ranks; coverage and novelty of recommendation lists.
+"""Recall, NDCG and MRR of ranks.
 
 Each target has a ranking of its own, whose ideal has it at rank 1, so that NDCG@k is
 1 / log2(rank + 1) up to k and 0 behind, recall@k is the hit rate, and MRR@k is 1 / rank up to k.
@@ -7,16 +7,12 @@ Each target has a ranking of its own, whose ideal has it at rank 1, so that NDCG
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64, Integer
+from jaxtyping import Float64, Int64
 
 from idbert.errors import DataError
-from idbert.rows import FIRST_ITEM
 
 CUTOFFS = (1, 5, 10, 20)
 """The ks of recall@k, NDCG@k and MRR@k."""
-
-LIST_LENGTH = 10
-"""How many recommendations a user coverage and novelty look at."""
 
 
 def per_target_metrics(
@@ -82,39 +78,3 @@ def check_users(users_Q: Int64[np.ndarray, "Q"], num_targets: int) -> None:
         raise DataError(f"There are {num_targets} targets and {len(users_Q)} users of them.")
     if num_targets and (users_Q.min() < 0 or not np.bincount(users_Q).all()):
         raise DataError("Users of targets are numbered from 0, and each of them has a target.")
-
-
-def coverage(top_UK: Int64[np.ndarray, "U K"], num_items: int) -> float:
-    """Return the share of the catalogue's items that stand in at least one user's list.
-
-    Args:
-        top_UK: each user's recommendations; -1 for an empty place.
-        num_items: items that could be recommended.
-    """
-    return len(np.unique(top_UK[top_UK >= 0])) / num_items
-
-
-def novelty(
-    top_UK: Int64[np.ndarray, "U K"],
-    counts_V: Integer[np.ndarray, "V"],
-    first_item: int = FIRST_ITEM,
-) -> Float64[np.ndarray, "U"]:
-    """Return each user's mean self-information, in bits, of the recommended items.
-
-    An item that makes up the share p of all training interactions carries -log2 p bits: the rarer
-    an item, the more novel. One is added to each item's count, so that an item without any
-    interaction carries finitely many bits. A user with an empty list has 0.
-
-    Source: Castells, Vargas and Wang, "Novelty and Diversity Metrics for Recommender Systems:
-    Choice, Discovery and Relevance", DDR workshop at ECIR 2011 (popularity-based item novelty).
-
-    Args:
-        top_UK: each user's recommendations; -1 for an empty place.
-        counts_V: training interactions of each vocabulary row.
-        first_item: rows below it are special tokens and hold no interactions.
-    """
-    smoothed_V = counts_V.astype(np.float64) + 1
-    bits_V = np.log2(smoothed_V[first_item:].sum()) - np.log2(smoothed_V)
-    given_UK = top_UK >= 0
-    bits_UK = np.where(given_UK, bits_V[top_UK], 0.0)
-    return np.asarray(bits_UK.sum(1) / np.maximum(given_UK.sum(1), 1))

@@ -93,6 +93,22 @@ def test_one_target_a_user_gives_the_same_figures_and_words_as_without_users():
     assert str(given.protocol) == str(one.protocol)
 
 
+def test_diversity_and_serendipity_stand_where_their_ingredients_are_given():
+    popular = np.full(USERS, 11.0)
+    cosines = np.full((VOCAB_SIZE, VOCAB_SIZE), 0.25, dtype=np.float32)
+    usual = small_evaluation()
+    given = small_evaluation(cosines_VV=cosines, popular_ranks_Q=popular)
+    new = {"diversity@10", "serendipity@10"}
+    assert (
+        set(given.metrics) - set(usual.metrics)
+        == new
+        == set(given.intervals) - set(usual.intervals)
+    )
+    assert given.metrics["diversity@10"] == 0.75
+    assert given.metrics["serendipity@10"] == given.metrics["recall@10"]
+    assert small_evaluation(popular_ranks_Q=popular - 1).metrics["serendipity@10"] == 0
+
+
 def test_the_table_holds_values_intervals_and_differences_to_the_first():
     evaluations = {"model": small_evaluation(help_target=0.5), "chance": small_evaluation()}
     table = comparison_table(evaluations)

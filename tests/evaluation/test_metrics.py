@@ -6,9 +6,7 @@ from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from idbert.errors import DataError
 from idbert.evaluation.metrics import (
     check_users,
-    coverage,
     metrics_at,
-    novelty,
     per_target_metrics,
     user_means,
 )
@@ -46,23 +44,6 @@ def test_the_means_are_those_of_the_users():
 
 def test_a_tied_rank_behind_the_cutoff_is_a_miss():
     assert per_target_metrics(np.array([10.5]), ks=(10,))["recall@10"].tolist() == [0.0]
-
-
-def test_coverage_is_the_share_of_items_in_any_list():
-    top = np.array([[4, 5, 6], [4, 5, -1]])
-    assert coverage(top, num_items=12) == 0.25
-
-
-def test_novelty_is_the_mean_information_of_the_list():
-    counts = np.array([0, 0, 0, 0, 15, 7, 0, 6])  # with one added: 16 + 8 + 1 + 7 = 32
-    top = np.array([[4, 5], [6, -1], [-1, -1]])
-    np.testing.assert_allclose(novelty(top, counts), [(1 + 2) / 2, 5.0, 0.0])
-
-
-def test_popular_items_are_less_novel_than_rare_ones():
-    counts = np.array([0, 0, 0, 0, 100, 1])
-    popular, rare = novelty(np.array([[4], [5]]), counts)
-    assert popular < rare
 
 
 def test_all_users_weigh_the_same_however_many_targets_they_have():
