@@ -14,7 +14,7 @@ LETTERS = {
     "M": "masked or next-item positions: those with a target",
     "N": "rows of a catalogue, a table or an index",
     "P": "clipped distances of NEZHA, 2 * max_relative_position + 1",
-    "Q": "queries of a search, or positions of a sequence whose states are asked for",
+    "Q": "queries of a search, targets to rank, or positions whose states are asked for",
     "T": "tokens or events, all sequences end to end",
     "U": "users",
     "V": "vocabulary rows, special tokens included",

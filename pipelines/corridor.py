@@ -187,6 +187,8 @@ def as_prepared(config: Corridor) -> Corridor:
     }
     if config.split not in (usual.split, there.split):
         differing["split"] = there.split.name
+        if config.split.targets not in (usual.split.targets, there.split.targets):
+            differing["split.targets"] = there.split.targets
     if differing:
         named = "; ".join(f"{name} ({value!r} there)" for name, value in differing.items())
         raise ConfigError(

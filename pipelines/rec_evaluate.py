@@ -1,7 +1,8 @@
 """python -m pipelines.rec_evaluate: the figures of finished runs beside the baselines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from idbert.evaluation.baselines import BaselineSettings
 from idbert.evaluation.evaluate import comparison_text
 from idbert.run_dir import RunDir
 from pipelines.cli import run_command
@@ -21,17 +22,21 @@ class RecEvaluateSettings:
     """test, to report; validation, to choose."""
     filter_seen: bool = True
     """Whether items of a user's history are left out of the ranking."""
+    baselines: BaselineSettings = field(default_factory=BaselineSettings)
+    """How the baselines are fitted"""
 
 
 def main(config: RecEvaluateSettings) -> None:
     """Evaluate finished runs over the full catalogue, beside the baselines.
 
     Prints recall and NDCG with 95% bootstrap intervals over users, and paired differences to the
-    run. Baselines: popularity, recent popularity (where times are real), item-kNN, and item-kNN
-    with weights that decay with age.
+    run. Baselines: popularity, recent popularity (where times are real), item-kNN and EASE, both
+    also with weights that decay with age.
     """
     runs = [RunDir.open(folder, STAGES) for folder in (config.run, *config.compare)]
-    evaluated = evaluate_runs(runs, config.part, filter_seen=config.filter_seen)
+    evaluated = evaluate_runs(
+        runs, config.part, filter_seen=config.filter_seen, baselines=config.baselines
+    )
     write_report(runs[0], evaluated)
     print(comparison_text(evaluated.evaluations))
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
+
+import pyarrow as pa
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
-from idbert.evaluation.baselines import fit_baselines
+from idbert.evaluation.baselines import BaselineSettings, fit_baselines
 from idbert.evaluation.evaluate import Evaluation, evaluate
-from idbert.evaluation.ranks import Score
+from idbert.evaluation.ranks import Score, target_ranks
 from idbert.evaluation.report import ReportContent, UserExample, report_html
+from idbert.evaluation.user_items import HistoryScore
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.splits import SplitSettings
 from idbert.inputs.vocabulary import Vocabulary
@@ -90,7 +92,7 @@ class Evaluated:
 
     Attributes:
         part: the part of the split.
-        users: its histories and targets.
+        users: its histories and targets, one of each user or more.
         evaluations: by name, the runs in the order given, then the baselines.
         untrained_targets: targets whose item never occurs in training, so that no model of ids can
             know it.
@@ -102,7 +104,13 @@ class Evaluated:
     untrained_targets: int
 
 
-def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = True) -> Evaluated:
+def evaluate_runs(
+    runs: Sequence[RunDir],
+    part: Part,
+    *,
+    filter_seen: bool = True,
+    baselines: BaselineSettings = BaselineSettings(),  # noqa: B008 (frozen)
+) -> Evaluated:
     """Evaluate finished runs and the baselines over the full catalogue.
 
     The baselines are fitted on all users' events before the part's targets.
@@ -123,22 +131,41 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
         log = read_split_log(settings, vocabulary)
         users, known = log.held_out(part, None), log.known(part)
     histories = (users.histories.items, users.histories.offsets)
-    scores = {name: _score(run, users) for name, run in _named(runs).items()} | fit_baselines(
-        known.items, known.offsets, *histories, len(vocabulary), train_times=known.times
-    )
+    scores = {name: _score(run, users) for name, run in _named(runs).items()}
+    with stage("fit the baselines"):
+        scores |= fit_baselines(
+            known.items,
+            known.offsets,
+            *histories,
+            len(vocabulary),
+            train_times=known.times,
+            settings=baselines,
+        )
+        popular = target_ranks(
+            scores["popularity"],
+            users.targets_Q,
+            *histories,
+            vocab_size=len(vocabulary),
+            filter_seen=filter_seen,
+        )
+    neighbours = scores["item-kNN"]
+    assert isinstance(neighbours, HistoryScore)  # whose table says which items are alike
     evaluations = {}
     for name, score in scores.items():
         with stage(f"evaluate {name}"):
             evaluations[name] = evaluate(
                 score,
-                users.targets_U,
+                users.targets_Q,
                 histories,
                 counts_V=vocabulary.counts_V,
-                split=f"{settings.split.name.replace('_', '-')}, {part}",
+                split=f"{settings.split.in_words()}, {part}",
+                users_Q=users.users_Q,
+                cosines_VV=neighbours.table_VV,
+                popular_ranks_Q=popular.ranks_U,
                 filter_seen=filter_seen,
             )
-    untrained = int((vocabulary.counts_V[users.targets_U] == 0).sum())
-    logger.info("%d of %d targets never occur in training", untrained, len(users.targets_U))
+    untrained = int((vocabulary.counts_V[users.targets_Q] == 0).sum())
+    logger.info("%d of %d targets never occur in training", untrained, len(users))
     return Evaluated(part, users, evaluations, untrained)
 
 
@@ -204,11 +231,12 @@ def _score(run: RunDir, users: Validation) -> Score:
 def _examples(
     recommender: Recommender, users: Validation, titles: dict[Any, str]
 ) -> list[UserExample]:
-    """Return the first users' histories and recommendations in words."""
+    """Return the first users' histories and recommendations in words, for each's first target."""
     ids_of = recommender.vocabulary.ids_of
-    offsets = users.histories.offsets[: EXAMPLES + 1]
-    histories = [ids_of(users.histories.items[start:end]) for start, end in pairwise(offsets)]
-    targets = ids_of(users.targets_U[: len(histories)])
+    first = users.first_targets()[:EXAMPLES]
+    bounds = zip(users.histories.starts[first], users.histories.stops[first], strict=True)
+    histories = [ids_of(users.histories.items[start:end]) for start, end in bounds]
+    targets = ids_of(users.targets_Q[first])
     k = min(SHOWN_EVENTS, recommender.vocabulary.num_items)
     lists = recommender.recommend(histories, k)
 
@@ -223,10 +251,10 @@ def _examples(
             target=in_words([target])[0],
         )
         for user, history, target, best in zip(
-            users.histories.users.to_pylist(),
+            users.histories.users.take(pa.array(first)).to_pylist(),
             histories,
             targets,
             (lists[lists[HISTORY] == number] for number in range(len(histories))),
-            strict=False,
+            strict=True,
         )
     ]

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
-from idbert.errors import ConfigError
+import numpy as np
+
+from idbert.errors import ConfigError, DataError
 from idbert.inputs.prepared_log import Part, PreparedLog
+from idbert.inputs.queries import one_by_one
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
 from idbert.inputs.splits import HeldOut, Split
 from idbert.inputs.splits import split as split_log
 from idbert.inputs.vocabulary import Vocabulary
+from idbert.rows import UNK
 from idbert.tables import ITEM
 from idbert.training.validation import Validation
 from pipelines.corridor import WHOLE, LogSettings, open_prepared, read_log
@@ -32,25 +36,37 @@ class SplitLog:
         return build_sequences(self.parts.train, self.vocabulary, settings)
 
     def held_out(self, part: Part, max_length: int | None) -> Validation:
-        """Return whole histories and target rows, user by user.
+        """Return target rows with their whole histories, user by user.
 
         Args:
             part: validation or test.
             max_length: the newest events of a history that a model reads.
+
+        Raises:
+            DataError: a target's item is not in the vocabulary.
         """
         if isinstance(self.parts, PreparedLog):
-            histories, targets_U = self.parts.held_out(part)
+            asked = self.parts.held_out(part)
         else:
             withheld = self._withheld(self.parts, part)
-            histories = build_sequences(withheld.histories, self.vocabulary, WHOLE)
-            targets_U = self.vocabulary.rows(withheld.targets.column(ITEM))
-        return Validation(histories, targets_U, max_length=max_length)
+            self._check_known(withheld)
+            events = build_sequences(withheld.whole(), self.vocabulary, WHOLE)
+            asked = one_by_one(events, np.diff(withheld.targets.user_offsets()))
+        return Validation(asked.histories, asked.targets_Q, max_length, users_Q=asked.users_Q)
 
     def known(self, part: Part) -> Sequences:
         """Return all events of all users that come before the targets."""
         if isinstance(self.parts, PreparedLog):
             return self.parts.known(part)
         return build_sequences(self._withheld(self.parts, part).known, self.vocabulary, WHOLE)
+
+    def _check_known(self, withheld: HeldOut) -> None:
+        unknown = np.count_nonzero(self.vocabulary.rows(withheld.targets.column(ITEM)) == UNK)
+        if unknown:
+            raise DataError(
+                f"{unknown} of {len(withheld)} targets are of items that the run's vocabulary does "
+                "not hold: the log has changed since. Train anew on it."
+            )
 
     @staticmethod
     def _withheld(parts: Split, part: Part) -> HeldOut:

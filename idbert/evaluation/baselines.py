@@ -1,4 +1,4 @@
-"""What a model has to beat: popularity, recent popularity, nearest items without and with decay.
+"""What a model has to beat: popularity, recent popularity, nearest items, and EASE.
 
 Each is called like a model: positions of users in, scores for every vocabulary row out.
 
@@ -7,7 +7,9 @@ the test of a leave-last-out split on the training and the validation events, wh
 saw the validation events only as history.
 """
 
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +19,12 @@ from scipy import sparse
 from torch import Tensor
 
 from idbert.errors import ConfigError
+from idbert.evaluation.ease import Ease, ease_table
 from idbert.evaluation.ranks import Score
+from idbert.evaluation.user_items import HistoryScore, binary_matrix, decayed_matrix
+from idbert.rows import FIRST_ITEM
+
+logger = logging.getLogger(__name__)
 
 DAY_US = 24 * 60 * 60 * 1_000_000
 DENSE_ROWS = 10_000
@@ -29,6 +36,23 @@ CHUNK_PAIRS = 8_000_000
 """Item pairs whose similarity is worked out at once."""
 
 
+@dataclass(frozen=True)
+class BaselineSettings:
+    """How the baselines are fitted."""
+
+    ease_l2: float = 300.0
+    """Regularisation of EASE; choose it by rec_evaluate --part validation."""
+    ease_max_items: int = 15_000
+    """EASE is left out of larger catalogues: it takes 12 bytes for each pair of items (2.7 GB at
+    15,000) and a time that grows with the cube of their number; 0 leaves it out always."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ease_l2 < np.inf:
+            raise ConfigError(f"ease_l2 is {self.ease_l2}; give a positive number.")
+        if self.ease_max_items < 0:
+            raise ConfigError(f"ease_max_items is {self.ease_max_items}; give 0 or more items.")
+
+
 def fit_baselines(
     train_items: Integer[np.ndarray, "T"],
     train_offsets: Integer[np.ndarray, "..."],
@@ -37,6 +61,7 @@ def fit_baselines(
     vocab_size: int,
     *,
     train_times: Int64[np.ndarray, "T"] | None = None,
+    settings: BaselineSettings = BaselineSettings(),  # noqa: B008 (frozen)
 ) -> dict[str, Score]:
     """Fit every baseline, named as in the comparison table.
 
@@ -48,6 +73,7 @@ def fit_baselines(
         vocab_size: V, special rows included.
         train_times: when the events to fit on happened, in microseconds since 1970. None where
             times only order a user's events: then recent popularity has no meaning and is left out.
+        settings: of those baselines that have some.
     """
     baselines: dict[str, Score] = {"popularity": Popularity(train_items, vocab_size)}
     if train_times is not None:
@@ -57,6 +83,20 @@ def fit_baselines(
         cosines_VV = cosines_VV.toarray()
     baselines["item-kNN"] = ItemKnn(cosines_VV, history_items, history_offsets)
     baselines["item-kNN, decayed"] = ItemKnn(cosines_VV, history_items, history_offsets, decay=10.0)
+    num_items = vocab_size - FIRST_ITEM
+    if num_items > settings.ease_max_items:
+        logger.info(
+            "EASE is left out: a matrix of %d x %d items would take %.1f GB (more than "
+            "ease_max_items=%d items)",
+            num_items,
+            num_items,
+            12e-9 * num_items**2,
+            settings.ease_max_items,
+        )
+        return baselines
+    table_VV = ease_table(train_items, train_offsets, vocab_size, l2=settings.ease_l2)
+    baselines["EASE"] = Ease(table_VV, history_items, history_offsets)
+    baselines["EASE, decayed"] = Ease(table_VV, history_items, history_offsets, decay=10.0)
     return baselines
 
 
@@ -107,7 +147,7 @@ class RecentPopularity(Popularity):
         super().__init__(train_items[recent_T], vocab_size)
 
 
-class ItemKnn:
+class ItemKnn(HistoryScore):
     """Score items by their cosine similarity to the items of the user's history.
 
     score(item) = sum over the history's events of weight(event) * cosine(event's item, item),
@@ -135,20 +175,9 @@ class ItemKnn:
         *,
         decay: float | None = None,
     ) -> None:
-        if decay is not None and decay <= 0:
-            raise ConfigError(f"decay is {decay}; give a positive number of events, or None.")
-        self.cosines_VV = cosines_VV
-        weights_T = _event_weights(history_offsets, decay)
-        self.weights_UV = _user_item_matrix(
-            history_items, history_offsets, weights_T, vocab_size=cosines_VV.shape[0]
-        )
-
-    def __call__(self, positions_B: Int64[np.ndarray, "B"]) -> Float[Tensor, "B V"]:
-        """Return the weighted sums of cosines."""
-        scores_BV = self.weights_UV[positions_B] @ self.cosines_VV
-        if sparse.issparse(scores_BV):
-            scores_BV = scores_BV.toarray()
-        return torch.from_numpy(scores_BV)
+        vocab_size = cosines_VV.shape[0]
+        weights_UV = decayed_matrix(history_items, history_offsets, vocab_size, decay)
+        super().__init__(cosines_VV, weights_UV)
 
 
 def item_cosines(
@@ -181,9 +210,7 @@ def item_cosines(
         max_neighbours = vocab_size if vocab_size <= DENSE_ROWS else SPARSE_NEIGHBOURS
     if max_neighbours < 1:
         raise ConfigError(f"max_neighbours is {max_neighbours}; give 1 or more, or None.")
-    ones_T = np.ones(len(train_items), dtype=np.float32)
-    seen_UV = _user_item_matrix(train_items, train_offsets, ones_T, vocab_size)
-    seen_UV.data[:] = 1
+    seen_UV = binary_matrix(train_items, train_offsets, vocab_size)
     norms_V = np.sqrt(np.maximum(seen_UV.sum(axis=0), 1))
     unit_UV = seen_UV @ sparse.diags_array(1 / norms_V, dtype=np.float32)
     unit_VU = unit_UV.T.tocsr()
@@ -192,27 +219,6 @@ def item_cosines(
         for start, stop in _row_chunks(seen_UV)
     ]
     return sparse.csr_array(sparse.vstack(parts, format="csr"))
-
-
-def _event_weights(offsets: np.ndarray, decay: float | None) -> np.ndarray:
-    """Return the weight of every event, from its age in events within its user's history."""
-    num_events = int(offsets[-1])
-    if decay is None:
-        return np.ones(num_events, dtype=np.float32)
-    ends = np.repeat(offsets[1:], np.diff(offsets))
-    ages = ends - 1 - np.arange(num_events)
-    weights: np.ndarray = np.exp(-ages / decay).astype(np.float32)
-    return weights
-
-
-def _user_item_matrix(
-    items: np.ndarray, offsets: np.ndarray, weights: np.ndarray, vocab_size: int
-) -> sparse.csr_array:
-    """Return the users' weights of items; an item that occurs more than once has their sum."""
-    shape = (len(offsets) - 1, vocab_size)
-    matrix = sparse.csr_array((weights, items, offsets), shape=shape, copy=True)
-    matrix.sum_duplicates()
-    return matrix
 
 
 def _row_chunks(seen_UV: sparse.csr_array) -> Iterator[tuple[int, int]]:

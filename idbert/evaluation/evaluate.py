@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Integer
+from jaxtyping import Float32, Float64, Int64, Integer
+from scipy import sparse
 
 from idbert.errors import ConfigError, DataError, suggestion
 from idbert.evaluation.bootstrap import RESAMPLES, Interval, PairedDifference, intervals, paired
-from idbert.evaluation.metrics import CUTOFFS, LIST_LENGTH, coverage, novelty, per_user_metrics
+from idbert.evaluation.lists import LIST_LENGTH, coverage, diversity, novelty, serendipity
+from idbert.evaluation.metrics import CUTOFFS, check_users, per_target_metrics, user_means
 from idbert.evaluation.ranks import Score, target_ranks
 from idbert.rows import FIRST_ITEM
 
-Histories = tuple[Integer[np.ndarray, "T"], Integer[np.ndarray, "U+1"]]
-"""Users' whole histories: vocabulary rows end to end, and where each user's begin."""
+Histories = tuple[Integer[np.ndarray, "T"], Integer[np.ndarray, "Q+1"]]
+"""Whole histories, one a target: vocabulary rows end to end, and where each begins."""
 
 HEADLINE = ("ndcg@10", "recall@10")
 """The metrics that a comparison shows."""
@@ -28,9 +30,10 @@ class Protocol:
     Attributes:
         split: which events were held out, such as "leave-last-out, test".
         filter_seen: items of the user's history were not recommended.
-        users: users evaluated, one target each.
-        items: items ranked for each user, the whole catalogue.
-        seen_targets: users whose target was also in their filtered history (it stayed rankable).
+        users: users evaluated.
+        targets: events ranked, one a user or more.
+        items: items ranked for each target, the whole catalogue.
+        seen_targets: targets that were also in their filtered history (they stayed rankable).
         resamples: bootstrap samples of users behind the intervals.
         seed: seed of these samples.
     """
@@ -38,6 +41,7 @@ class Protocol:
     split: str
     filter_seen: bool
     users: int
+    targets: int
     items: int
     seen_targets: int
     resamples: int
@@ -48,8 +52,14 @@ class Protocol:
         seen = "filtered" if self.filter_seen else "not filtered"
         if self.seen_targets:
             seen += f" ({self.seen_targets:,} targets among them stay)"
+        users = f"{self.users:,} users"
+        if self.targets != self.users:
+            users += (
+                f" with {self.targets:,} targets, earlier ones in the history, metrics are means "
+                "over users of means over targets"
+            )
         return (
-            f"{self.split}; {self.users:,} users, full ranking of {self.items:,} items; seen items "
+            f"{self.split}; {users}, full ranking of {self.items:,} items; seen items "
             f"{seen}; ties get their mean rank; 95% intervals by bootstrap over users "
             f"({self.resamples:,} samples, seed {self.seed})"
         )
@@ -62,19 +72,21 @@ class Evaluation:
     Attributes:
         protocol: how it was made.
         metrics: recall@k, ndcg@k, mrr@k (means over users, 0 to 1), coverage@10 (share of the
-            catalogue that is in somebody's top 10), novelty@10 (bits).
+            catalogue that is in somebody's top 10), novelty@10 (bits), and where `evaluate` got
+            what they need diversity@10 and serendipity@10 (see `lists`).
         intervals: 95% bootstrap intervals of all that are means over users: not of coverage.
-        per_user: each user's value of every metric that has an interval.
-        targets_U: the held-out items' vocabulary rows.
-        ranks_U: their ranks, from 1.
+        per_user: each user's value of every metric that has an interval, means over the user's
+            targets.
+        targets_Q: the held-out items' vocabulary rows.
+        ranks_Q: their ranks, from 1.
     """
 
     protocol: Protocol
     metrics: dict[str, float]
     intervals: dict[str, Interval]
     per_user: dict[str, Float64[np.ndarray, "U"]]
-    targets_U: Integer[np.ndarray, "U"]
-    ranks_U: Float64[np.ndarray, "U"]
+    targets_Q: Integer[np.ndarray, "Q"]
+    ranks_Q: Float64[np.ndarray, "Q"]
 
     def compare(self, other: "Evaluation") -> dict[str, PairedDifference]:
         """Return this model's metrics minus the other's, with paired 95% intervals over users.
@@ -82,7 +94,7 @@ class Evaluation:
         Raises:
             DataError: the two were not made by the same protocol on the same targets.
         """
-        if self.protocol != other.protocol or not np.array_equal(self.targets_U, other.targets_U):
+        if self.protocol != other.protocol or not np.array_equal(self.targets_Q, other.targets_Q):
             raise DataError(
                 "These two evaluations cannot be compared: they differ in protocol or "
                 f"targets.\n  one:   {self.protocol}\n  other: {other.protocol}\nEvaluate both on "
@@ -110,11 +122,14 @@ class Evaluation:
 
 def evaluate(
     score: Score,
-    targets_U: Integer[np.ndarray, "U"],
+    targets_Q: Integer[np.ndarray, "Q"],
     histories: Histories,
     *,
     counts_V: Integer[np.ndarray, "V"],
     split: str,
+    users_Q: Int64[np.ndarray, "Q"] | None = None,
+    cosines_VV: sparse.csr_array | Float32[np.ndarray, "V V"] | None = None,
+    popular_ranks_Q: Float64[np.ndarray, "Q"] | None = None,
     filter_seen: bool = True,
     ks: Sequence[int] = CUTOFFS,
     resamples: int = RESAMPLES,
@@ -124,12 +139,17 @@ def evaluate(
     """Rank the catalogue for every user and return all metrics with their intervals.
 
     Args:
-        score: positions of users in, one score for every vocabulary row out.
-        targets_U: the held-out item's vocabulary row, one a user.
-        histories: the users' whole histories, not cut to the model's length: they are what
+        score: positions of targets in, one score for every vocabulary row out, given the history.
+        targets_Q: the held-out items' vocabulary rows.
+        histories: the whole history before each target, not cut to the model's length: what
             `filter_seen` leaves out.
         counts_V: training interactions of each vocabulary row, for novelty.
         split: which events were held out, in words, such as "leave-last-out, test".
+        users_Q: whose each target is, users numbered from 0; None: each is another user's. Metrics
+            are means over users of the means over their targets, and users are resampled.
+        cosines_VV: from `item_cosines`, for diversity; None: it is left out.
+        popular_ranks_Q: the ranks that popularity gives the targets, with the same filter, for
+            serendipity; None: it is left out.
         filter_seen: do not recommend items of the history; see `target_ranks`.
         ks: lengths at which recall, NDCG and MRR cut the list.
         resamples: bootstrap samples of users.
@@ -137,37 +157,45 @@ def evaluate(
         memory_mib: for one chunk of scores.
 
     Raises:
-        DataError: a target is not an item, or a score is not a number.
+        DataError: a target is not an item, a score is not a number, or users do not fit targets.
         ShapeError: there are no users, or `score` returns another shape.
     """
-    items_T, offsets_U = histories
+    items_T, offsets_Q = histories
+    if users_Q is not None:
+        check_users(users_Q, len(targets_Q))
     vocab_size = len(counts_V)
     ranking = target_ranks(
         score,
-        targets_U,
+        targets_Q,
         items_T,
-        offsets_U,
+        offsets_Q,
         vocab_size=vocab_size,
         filter_seen=filter_seen,
         top_k=LIST_LENGTH,
         memory_mib=memory_mib,
     )
     num_items = vocab_size - FIRST_ITEM
-    per_user = per_user_metrics(ranking.ranks_U, ks)
-    per_user[f"novelty@{LIST_LENGTH}"] = novelty(ranking.top_UK, counts_V)
+    per_target = per_target_metrics(ranking.ranks_U, ks)
+    per_target[f"novelty@{LIST_LENGTH}"] = novelty(ranking.top_UK, counts_V)
+    if cosines_VV is not None:
+        per_target[f"diversity@{LIST_LENGTH}"] = diversity(ranking.top_UK, cosines_VV)
+    if popular_ranks_Q is not None:
+        per_target[f"serendipity@{LIST_LENGTH}"] = serendipity(ranking.ranks_U, popular_ranks_Q)
+    per_user = {name: user_means(value_Q, users_Q) for name, value_Q in per_target.items()}
     bounds = intervals(per_user, resamples=resamples, seed=seed)
     metrics = {name: float(value_U.mean()) for name, value_U in per_user.items()}
     metrics[f"coverage@{LIST_LENGTH}"] = coverage(ranking.top_UK, num_items)
     protocol = Protocol(
         split=split,
         filter_seen=filter_seen,
-        users=len(targets_U),
+        users=len(targets_Q) if users_Q is None else int(users_Q.max()) + 1,
+        targets=len(targets_Q),
         items=num_items,
         seen_targets=ranking.seen_targets,
         resamples=resamples,
         seed=seed,
     )
-    return Evaluation(protocol, metrics, bounds, per_user, targets_U, ranking.ranks_U)
+    return Evaluation(protocol, metrics, bounds, per_user, targets_Q, ranking.ranks_U)
 
 
 def comparison_table(

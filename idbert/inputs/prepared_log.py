@@ -15,13 +15,8 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from idbert.errors import DataError
-from idbert.inputs.sequences import (
-    Sequences,
-    SequenceSettings,
-    in_windows,
-    log_left_out,
-    mean_weight,
-)
+from idbert.inputs.queries import Queries, one_by_one
+from idbert.inputs.sequences import Sequences, SequenceSettings, cut
 from idbert.inputs.splits import Cut, SplitSettings, TimeSplitSettings, cut_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import FIRST_ITEM
@@ -86,33 +81,20 @@ class PreparedLog:
         Only weights are copied, for they are divided by their mean over the part.
 
         Raises:
-            DataError: the weights are all zero.
+            DataError: the weights are all zero, or there are sessions and no real times.
         """
-        whole = self._known(self._cuts[0])
-        kept_U = whole.lengths >= max(settings.min_length, 1)
-        num_short = int(np.count_nonzero(~kept_U & (whole.lengths > 0)))
-        part = _of_users(whole, kept_U)
-        if settings.max_length is not None and settings.window_stride is None:
-            part = part.newest(settings.max_length)
-        if part.weights is not None and len(part):
-            seen_T = _replaced(part, times=None, behaviours=None).packed().weights
-            assert seen_T is not None
-            part = _replaced(part, weights=part.weights / mean_weight(seen_T))
-        part = in_windows(part, settings)
-        log_left_out(part, settings, num_short)
-        return part
+        return cut(self._until(self._cuts[0].ends_U), settings)
 
-    def held_out(self, part: Part) -> tuple[Sequences, Int64[np.ndarray, "U"]]:
-        """Return whole histories (in memory, without weights) and each one's target row."""
-        cut = self._cuts[("validation", "test").index(part)]
-        histories = _replaced(self._known(cut), weights=None)
-        targets_U = self.events.items[cut.ends_U[cut.tested_U]].astype(np.int64)
-        return _of_users(histories, cut.tested_U).packed(), targets_U
+    def held_out(self, part: Part) -> Queries:
+        """Return the targets, each with its whole history (in memory, without weights)."""
+        at = self._cuts[("validation", "test").index(part)]
+        events = self._until(at.ends_U + at.targets_U).replaced(weights=None)
+        return one_by_one(events.of_users(at.tested_U), at.targets_U[at.tested_U])
 
     def known(self, part: Part) -> Sequences:
         """Return all events that come before the targets, of tested users or not, in memory."""
-        known = self._known(self._cuts[("validation", "test").index(part)])
-        return _of_users(_replaced(known, weights=None), known.lengths > 0).packed()
+        known = self._until(self._cuts[("validation", "test").index(part)].ends_U)
+        return known.replaced(weights=None).of_users(known.lengths > 0).packed()
 
     def interactions(
         self,
@@ -145,30 +127,13 @@ class PreparedLog:
         times_T = self.events.times if self.times_are_real else None
         return cut_log(self.events.offsets, times_T, self.split)
 
-    def _known(self, cut: Cut) -> Sequences:
-        """Return what all users did before a moment, as slices."""
-        events = _replaced(self.events, stops=cut.ends_U)
-        return events if self.times_are_real else _replaced(events, times=None)
+    def _until(self, stops_U: Int64[np.ndarray, "U"]) -> Sequences:
+        """Return what all users did up to some place in the log, as slices."""
+        events = self.events.replaced(stops=stops_U)
+        return events if self.times_are_real else events.replaced(times=None)
 
 
 def split_from(values: Mapping[str, Any]) -> SplitSettings:
     """Return the settings of a split whose fields were written as plain values."""
-    return SplitSettings(values["name"], TimeSplitSettings(**values["time"]))
-
-
-def _of_users(sequences: Sequences, kept_U: np.ndarray) -> Sequences:
-    if kept_U.all():
-        return sequences
-    return _replaced(
-        sequences,
-        users=sequences.users.filter(pa.array(kept_U)),
-        starts=sequences.starts[kept_U],
-        stops=sequences.stops[kept_U],
-    )
-
-
-def _replaced(sequences: Sequences, **changes: Any) -> Sequences:
-    """Return slices with some attributes replaced."""
-    names = ("users", "items", "times", "behaviours", "weights", "stops", "num_dropped_events")
-    values = {name: getattr(sequences, name) for name in names} | changes
-    return Sequences(offsets=values.pop("starts", sequences.starts), **values)
+    time = TimeSplitSettings(**values["time"])
+    return SplitSettings(values["name"], time, values.get("targets", 1))

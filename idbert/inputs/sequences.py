@@ -33,13 +33,16 @@ class SequenceSettings:
     """Events kept of each user, the newest ones; null: all of them. A next-item model with L
     positions can use L + 1 events: the first is only an input, the last only a target."""
     min_length: int = 1
-    """Users with fewer known events are left out; 0 keeps everybody."""
+    """Users (or sessions) with fewer known events are left out; 0 keeps everybody."""
     window_stride: int | None = None
     """Cuts longer histories into several sequences for training, each of max_length events, one
     every so many events from the newest backwards; the oldest of a user has what is left. null:
     only the newest max_length events are trained on. At most max_length, at which each event is in
     one sequence. With max_length - 1 a next-item model is asked once for each event but the first.
     What is evaluated and recommended from stays the newest events."""
+    session_gap_s: float | None = None
+    """Cut each user's training events wherever two are more than so many seconds apart: every
+    session is a sequence of its own. null: one sequence a user. Held-out histories stay whole."""
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
@@ -50,6 +53,10 @@ class SequenceSettings:
             raise ConfigError(
                 f"min_length {self.min_length} is above max_length {self.max_length}: "
                 "no sequence can be that long."
+            )
+        if self.session_gap_s is not None and not self.session_gap_s >= 0:
+            raise ConfigError(
+                f"session_gap_s is {self.session_gap_s}; it must be at least 0 seconds, or null."
             )
         if self.window_stride is None:
             return
@@ -70,7 +77,7 @@ def build_sequences(
     vocabulary: Vocabulary,
     settings: SequenceSettings = SequenceSettings(),  # noqa: B008 (frozen)
 ) -> Sequences:
-    """Turn a table of interactions into one sequence of vocabulary rows a user.
+    """Turn a table of interactions into one sequence of vocabulary rows a user, or a session.
 
     Events whose item is not in the vocabulary are left out, as they are when recommending; then
     only the newest `max_length` events of a user are kept, or with `window_stride` all of them, in
@@ -84,8 +91,26 @@ def build_sequences(
 
     Raises:
         DataError: item ids of another type than the vocabulary's; behaviours missing or unknown;
-            weights that are all zero.
+            weights that are all zero; sessions of events without real times.
     """
+    if settings.session_gap_s is not None:
+        whole, _ = _in_rows(interactions, vocabulary, SequenceSettings(None, 0), mean_is_1=False)
+        part = cut(whole, settings)
+        return part if settings.window_stride is not None else part.packed()
+    sequences, num_short = _in_rows(interactions, vocabulary, settings, mean_is_1=True)
+    sequences = in_windows(sequences, settings)
+    log_left_out(sequences, settings, num_short)
+    return sequences
+
+
+def _in_rows(
+    interactions: Interactions,
+    vocabulary: Vocabulary,
+    settings: SequenceSettings,
+    *,
+    mean_is_1: bool,
+) -> tuple[Sequences, int]:
+    """Return one sequence a user, and how many users were left out; weights as given or divided."""
     rows_T = vocabulary.rows(interactions.column(ITEM))
     known_T = rows_T != UNK
     before = interactions.user_offsets()
@@ -107,13 +132,37 @@ def build_sequences(
         offsets_of(known_U[kept_U]),
         table.column(TIME).to_numpy() if interactions.times_are_real else None,
         _behaviours(table, vocabulary),
-        _weights(table),
+        _weights(table, mean_is_1),
         num_dropped_events=num_dropped,
         num_unknown_events=int((~known_T).sum()),
     )
-    sequences = in_windows(sequences, settings)
-    log_left_out(sequences, settings, int((~kept_U).sum()))
-    return sequences
+    return sequences, int((~kept_U).sum())
+
+
+def cut(whole: Sequences, settings: SequenceSettings) -> Sequences:
+    """Return slices of whole sequences, as the settings say; only weights are copied.
+
+    Args:
+        whole: all events of each user that are to be seen.
+        settings: sessions, lengths and windows; users without events are always left out.
+
+    Raises:
+        DataError: there are sessions and no real times, or the weights are all zero.
+    """
+    if settings.session_gap_s is not None:
+        whole = whole.sessions(settings.session_gap_s)
+    kept_U = whole.lengths >= max(settings.min_length, 1)
+    num_short = int(np.count_nonzero(~kept_U & (whole.lengths > 0)))
+    part = whole.of_users(kept_U)
+    if settings.max_length is not None and settings.window_stride is None:
+        part = part.newest(settings.max_length)
+    if part.weights is not None and len(part):
+        seen_T = part.replaced(times=None, behaviours=None).packed().weights
+        assert seen_T is not None
+        part = part.replaced(weights=part.weights / mean_weight(seen_T))
+    part = in_windows(part, settings)
+    log_left_out(part, settings, num_short)
+    return part
 
 
 def in_windows(sequences: Sequences, settings: SequenceSettings) -> Sequences:
@@ -134,11 +183,11 @@ def in_windows(sequences: Sequences, settings: SequenceSettings) -> Sequences:
 
 def log_left_out(sequences: Sequences, settings: SequenceSettings, num_short: int) -> None:
     """Log how many sequences there are, and what the settings left out of them."""
-    is_cut = settings.max_length is not None or settings.min_length > 0
+    is_cut = settings != SequenceSettings(max_length=None, min_length=0)
     logger.log(
         logging.INFO if is_cut or sequences.num_unknown_events else logging.DEBUG,
         "%d sequences, %d events; left out: %d events older than the newest %s of a user, "
-        "%d events of unknown items, %d users with fewer than %d events",
+        "%d events of unknown items, %d users (or sessions) with fewer than %d events",
         len(sequences),
         int(sequences.lengths.sum()),
         sequences.num_dropped_events,
@@ -171,11 +220,11 @@ def _behaviours(table: pa.Table, vocabulary: Vocabulary) -> Int32[np.ndarray, "T
     return vocabulary.behaviour_rows(table.column(BEHAVIOUR)).astype(np.int32)
 
 
-def _weights(table: pa.Table) -> Float32[np.ndarray, "T"] | None:
+def _weights(table: pa.Table, mean_is_1: bool) -> Float32[np.ndarray, "T"] | None:
     if WEIGHT not in table.column_names or table.num_rows == 0:
         return None
     weights: np.ndarray = table.column(WEIGHT).to_numpy().astype(np.float32)
-    return weights / mean_weight(weights)
+    return weights / mean_weight(weights) if mean_is_1 else weights
 
 
 def mean_weight(weights: Float32[np.ndarray, "T"]) -> np.float32:

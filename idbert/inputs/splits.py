@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Int64
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.special_tokens import positions_of
 from idbert.tables import TIME, Interactions
 
 logger = logging.getLogger(__name__)
@@ -15,13 +17,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One withheld event a user, and what the user did before.
+    """The withheld events of each user, and what the user did before.
 
     Attributes:
-        histories: the events before the target; every user has at least one.
-        targets: exactly one row a user; the users are those of `histories`, in the same order.
-        known: all events of all users, tested or not, that come before the targets: what may be
-            counted when the targets are predicted.
+        histories: the events before the first target; every user has at least one.
+        targets: one row a user or more, which follow each other without a gap; the users are those
+            of `histories`, in the same order.
+        known: all events of all users, tested or not, that come before the first targets: what may
+            be counted when the targets are predicted.
     """
 
     histories: Interactions
@@ -29,8 +32,16 @@ class HeldOut:
     known: Interactions
 
     def __len__(self) -> int:
-        """Return the number of users."""
+        """Return the number of targets."""
         return len(self.targets)
+
+    def whole(self) -> Interactions:
+        """Return the histories, each with its user's targets behind it."""
+        bounds = self.histories.user_offsets(), self.targets.user_offsets()
+        places = bounds[0][:-1], bounds[1][:-1] + len(self.histories)
+        in_turn = [np.stack(pair, axis=1).ravel() for pair in (places, tuple(map(np.diff, bounds)))]
+        both = pa.concat_tables([self.histories.table, self.targets.table])
+        return self.histories.with_table(both.take(pa.array(positions_of(*in_turn))))
 
 
 @dataclass(frozen=True)
@@ -76,28 +87,49 @@ class SplitSettings:
     time: TimeSplitSettings = field(default_factory=TimeSplitSettings)
     """Where global_time cuts."""
 
+    targets: int = 1
+    """Events withheld of each user for each part, ranked one after the other, each with those
+    before it in the history: the last ones (leave_last_out), or the first ones after the cut, at
+    most so many (global_time). A user's metrics are means over them."""
+
     def __post_init__(self) -> None:
+        if self.targets < 1:
+            raise ConfigError(f"targets is {self.targets}; withhold 1 event of each user or more.")
         if self.name == "leave_last_out" and self.time != TimeSplitSettings():
             raise ConfigError(
                 "the cuts of a time split cannot act with leave_last_out. Set name=global_time, or "
                 "leave them out."
             )
 
+    def in_words(self) -> str:
+        """Return what is held out, such as "leave-last-out"."""
+        if self.targets == 1:
+            return self.name.replace("_", "-")
+        if self.name == "leave_last_out":
+            return f"leave-last-{self.targets}-out"
+        return f"global-time, up to {self.targets} events a user"
+
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """One moment of a log: what every user did before it, and whose next event is withheld.
+    """One moment of a log: what every user did before it, and whose next events are withheld.
 
-    A user's events are sorted, so that those before the moment are the first ones. The target of a
-    tested user is the event at `ends_U`, and the events before it are the user's history.
+    A user's events are sorted, so that those before the moment are the first ones. The targets of a
+    tested user are the events from `ends_U` on, and the events before them are the user's history.
 
     Attributes:
         ends_U: where the known events of each user end; they begin where the user's events do.
-        tested_U: which users have a target here; each of them has a known event.
+        targets_U: how many targets each user has here; one with targets has a known event.
     """
 
     ends_U: Int64[np.ndarray, "U"]
-    tested_U: Bool[np.ndarray, "U"]
+    targets_U: Int64[np.ndarray, "U"]
+
+    @property
+    def tested_U(self) -> Bool[np.ndarray, "U"]:
+        """Which users have a target here."""
+        tested_U: np.ndarray = self.targets_U > 0
+        return tested_U
 
 
 def split(interactions: Interactions, settings: SplitSettings) -> Split:
@@ -129,24 +161,29 @@ def cut_log(
         DataError: see `leave_last_out` and `global_time_split`.
     """
     if settings.name == "global_time":
-        return _time_cuts(offsets, times_T, settings.time)
-    return _last_cuts(offsets)
+        return _time_cuts(offsets, times_T, settings.time, settings.targets)
+    return _last_cuts(offsets, settings.targets)
 
 
-def leave_last_out(interactions: Interactions) -> Split:
+def leave_last_out(interactions: Interactions, targets: int = 1) -> Split:
     """Withhold each user's last event for the test, and the last but one for the validation.
 
     The history of a test target holds the validation target too. Users with fewer than 3 events
     stay in `train` whole and are not tested. `train` and all targets together are the input.
 
+    Args:
+        interactions: a log.
+        targets: events withheld of each user for each part: with K the last K for the test, the K
+            before them for the validation, and users with fewer than 2 K + 1 are only trained on.
+
     Raises:
-        DataError: no user has 3 events.
+        DataError: no user has enough events.
     """
-    return split(interactions, SplitSettings())
+    return split(interactions, SplitSettings(targets=targets))
 
 
 def global_time_split(
-    interactions: Interactions, settings: TimeSplitSettings | None = None
+    interactions: Interactions, settings: TimeSplitSettings | None = None, targets: int = 1
 ) -> Split:
     """Train on what came before one moment, test on what came after a later one.
 
@@ -157,36 +194,45 @@ def global_time_split(
     Args:
         interactions: a log with real times.
         settings: where to cut; None: at 80% and 90% of the events.
+        targets: at most so many events of each user, the first from the cut on.
 
     Raises:
         DataError: times are positions, or a part would be empty.
     """
-    return split(interactions, SplitSettings("global_time", settings or TimeSplitSettings()))
+    return split(
+        interactions, SplitSettings("global_time", settings or TimeSplitSettings(), targets)
+    )
 
 
-def _last_cuts(offsets: Int64[np.ndarray, "_"]) -> tuple[Cut, Cut]:
+def _last_cuts(offsets: Int64[np.ndarray, "_"], targets: int) -> tuple[Cut, Cut]:
     lengths_U = np.diff(offsets)
-    tested_U = lengths_U >= 3
+    needed = 2 * targets + 1
+    tested_U = lengths_U >= needed
     if not tested_U.any():
+        each = "one" if targets == 1 else str(targets)
+        remedy = "" if targets == 1 else ", or lower split.targets"
         raise DataError(
-            f"none of the {len(lengths_U):,} users has 3 events, which leave_last_out needs: one "
-            "to train on, one for validation, one for the test. Give a log that holds more of each "
-            "user."
+            f"none of the {len(lengths_U):,} users has {needed} events, which leave_last_out "
+            f"needs: one to train on, {each} for validation, {each} for the test. Give a log that "
+            f"holds more of each user{remedy}."
         )
     if not tested_U.all():
         logger.info(
-            "leave_last_out: %d of %d users have fewer than 3 events and are only trained on",
+            "leave_last_out: %d of %d users have fewer than %d events and are only trained on",
             np.count_nonzero(~tested_U),
             len(lengths_U),
+            needed,
         )
-    last = Cut(offsets[1:] - tested_U, tested_U)
-    return Cut(last.ends_U - tested_U, tested_U), last
+    targets_U = np.where(tested_U, targets, 0)
+    last = Cut(offsets[1:] - targets_U, targets_U)
+    return Cut(last.ends_U - targets_U, targets_U), last
 
 
 def _time_cuts(
     offsets: Int64[np.ndarray, "_"],
     times_T: Int64[np.ndarray, "T"] | None,
     settings: TimeSplitSettings,
+    targets: int,
 ) -> tuple[Cut, Cut]:
     if times_T is None:
         raise DataError(
@@ -201,12 +247,10 @@ def _time_cuts(
             "the global time split leaves nothing to train on: no event is earlier than the first "
             "cut. Raise validation_from."
         )
-    after_all = times_T.max() + 1
+    later_U = _events_before(second_cut, offsets, times_T)
     return (
-        _time_cut(train_U, offsets, times_T, second_cut, "validation"),
-        _time_cut(
-            _events_before(second_cut, offsets, times_T), offsets, times_T, after_all, "test"
-        ),
+        _time_cut(offsets, train_U, later_U, targets, "validation"),
+        _time_cut(offsets, later_U, np.diff(offsets), targets, "test"),
     )
 
 
@@ -219,30 +263,47 @@ def _events_before(
 
 
 def _time_cut(
-    before_U: Int64[np.ndarray, "U"],
     offsets: Int64[np.ndarray, "_"],
-    times_T: Int64[np.ndarray, "T"],
-    end: np.int64,
+    before_U: Int64[np.ndarray, "U"],
+    until_U: Int64[np.ndarray, "U"],
+    targets: int,
     name: str,
 ) -> Cut:
-    """Test the users with known events whose next one is before `end`."""
-    ends_U = offsets[:-1] + before_U
-    active_U = ends_U < offsets[1:]
-    active_U[active_U] = times_T[ends_U[active_U]] < end
-    tested_U = active_U & (before_U > 0)
-    if not tested_U.any():
+    """Test the users with known events who have some in the stretch of time that begins here.
+
+    Args:
+        offsets: bounds of the users' events.
+        before_U: each user's number of events before the stretch.
+        until_U: that before its end.
+        targets: at most so many of a user.
+        name: of the part.
+    """
+    inside_U = until_U - before_U
+    targets_U = np.where(before_U > 0, np.minimum(inside_U, targets), 0)
+    num_active, num_tested = np.count_nonzero(inside_U), np.count_nonzero(targets_U)
+    if not num_tested:
         raise DataError(
             f"the global time split leaves no {name} targets: no user has an event in that stretch "
             "of time and one before it. Move validation_from and test_from."
         )
-    if (active_U & ~tested_U).any():
+    if num_tested < num_active:
         logger.info(
             "global_time_split: %d of %d users in the %s part have no history and are left out",
-            np.count_nonzero(active_U & ~tested_U),
-            np.count_nonzero(active_U),
+            num_active - num_tested,
+            num_active,
             name,
         )
-    return Cut(ends_U, tested_U)
+    num_short = np.count_nonzero(targets_U % targets)
+    if num_short:
+        logger.info(
+            "global_time_split: %d of %d users in the %s part have fewer than %d events there, "
+            "which all are targets",
+            num_short,
+            num_tested,
+            name,
+            targets,
+        )
+    return Cut(offsets[:-1] + before_U, targets_U)
 
 
 def _split_at(
@@ -256,7 +317,7 @@ def _held_out(interactions: Interactions, offsets: Int64[np.ndarray, "_"], cut: 
     known_T = _inside(offsets, cut.ends_U)
     of_tested_T = np.repeat(cut.tested_U, np.diff(offsets))
     targets_T = np.zeros(len(interactions), dtype=bool)
-    targets_T[cut.ends_U[cut.tested_U]] = True
+    targets_T[positions_of(cut.ends_U, cut.targets_U)] = True
     return HeldOut(
         histories=interactions.filter(known_T & of_tested_T),
         targets=interactions.filter(targets_T),

@@ -6,14 +6,15 @@ The arrays are in memory, or are views of a file that is mapped.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from idbert.errors import DataError
 from idbert.files import written_aside
-from idbert.inputs.flat_arrays import user_chunks
+from idbert.inputs.flat_arrays import event_chunks, user_chunks
 from idbert.inputs.special_tokens import positions_of
 
 FORMAT = b"1"
@@ -149,6 +150,22 @@ class Sequences:
         items = np.concatenate([np.empty(0), *arrays], dtype=np.int32, casting="unsafe")
         return cls(pa.array(np.arange(len(arrays))), items, offsets_of(lengths))
 
+    def of_users(self, kept_U: Bool[np.ndarray, "U"]) -> "Sequences":
+        """Return the sequences of some users, as slices."""
+        if kept_U.all():
+            return self
+        return self.replaced(
+            users=self.users.filter(pa.array(kept_U)),
+            starts=self.starts[kept_U],
+            stops=self.stops[kept_U],
+        )
+
+    def replaced(self, **changes: Any) -> "Sequences":
+        """Return slices with some attributes replaced."""
+        names = ("users", *_ARRAYS, "stops", "num_dropped_events", "num_unknown_events")
+        values = {name: getattr(self, name) for name in names} | changes
+        return Sequences(offsets=values.pop("starts", self.starts), **values)
+
     def newest(self, max_length: int) -> "Sequences":
         """Return what is left of each user's events when only the newest `max_length` are kept.
 
@@ -156,16 +173,8 @@ class Sequences:
         """
         lengths_U = np.minimum(self.lengths, max_length)
         num_older = int((self.lengths - lengths_U).sum())
-        return Sequences(
-            self.users,
-            self.items,
-            self.stops - lengths_U,
-            self.times,
-            self.behaviours,
-            self.weights,
-            stops=self.stops,
-            num_dropped_events=self.num_dropped_events + num_older,
-            num_unknown_events=self.num_unknown_events,
+        return self.replaced(
+            starts=self.stops - lengths_U, num_dropped_events=self.num_dropped_events + num_older
         )
 
     def windows(self, max_length: int, stride: int) -> "Sequences":
@@ -195,6 +204,40 @@ class Sequences:
             num_dropped_events=self.num_dropped_events,
             num_unknown_events=self.num_unknown_events,
         )
+
+    def sessions(self, gap_s: float) -> "Sequences":
+        """Cut each user's events wherever two are more than `gap_s` seconds apart.
+
+        Every session is a sequence of its own, with its user's id; users without events have none.
+        Nothing is copied. The sequences must follow each other in the arrays, as those of a log do.
+
+        Raises:
+            DataError: there are no real times.
+        """
+        if self.times is None:
+            raise DataError(
+                "sessions are cut by times, and these events have only an order. Leave "
+                "session_gap_s out, or set time_column or time_unit if the log has times."
+            )
+        if not self.lengths.all():
+            return self.of_users(self.lengths > 0).sessions(gap_s)
+        if not len(self):
+            return self
+        breaks = []
+        for chunk in event_chunks(len(self.times)):
+            first = max(chunk.start - 1, 0)
+            pauses = np.diff(self.times[first : chunk.stop])
+            breaks.append(np.flatnonzero(pauses > gap_s * 1e6) + first + 1)
+        breaks_S = np.concatenate(breaks)
+        # Two users' events lie apart too, and so may events that are not to be seen.
+        owners_S = np.searchsorted(self.starts, breaks_S, side="right") - 1
+        inside_S = (owners_S >= 0) & (breaks_S > self.starts[owners_S])
+        inside_S &= breaks_S < self.stops[owners_S]
+        starts_S = np.sort(np.concatenate([self.starts, breaks_S[inside_S]]))
+        users_S = np.searchsorted(self.starts, starts_S, side="right") - 1
+        stops_S = np.minimum(np.append(starts_S[1:], self.stops[-1]), self.stops[users_S])
+        users = self.users.take(pa.array(users_S))
+        return self.replaced(users=users, starts=starts_S, stops=stops_S)
 
     def save(self, folder: str | Path) -> None:
         """Write `sequences.arrow` into `folder`, whole or not at all.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from idbert import processes
 from idbert.errors import DataError
-from idbert.evaluation.metrics import metrics_at
+from idbert.evaluation.metrics import check_users, metrics_at
 from idbert.evaluation.ranks import BYTES_PER_SCORE, Score, target_ranks, users_per_chunk
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.item_batches import history_batches
@@ -24,40 +24,51 @@ large that a product of matrices pays."""
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Histories, and the one item that followed each.
+    """Histories, and the item that followed each.
 
     Attributes:
         histories: Whole histories (max_length=None), since all seen items are filtered; the model
             reads as much of their newest part as it can hold.
-        targets_U: The vocabulary row of each user's next item.
+        targets_Q: The vocabulary row of each history's next item.
         max_length: Newest events of a history that the model reads; None: as many as it can hold.
         filter_seen: Whether items of a user's history are left out of the ranking.
+        users_Q: Whose each target is, users numbered from 0; metrics are means over users of the
+            means over their targets. None: each target is another user's.
 
     Raises:
-        DataError: histories and targets are not of the same users.
+        DataError: histories, targets and users do not fit together.
     """
 
     histories: Sequences
-    targets_U: Int64[np.ndarray, "U"]
+    targets_Q: Int64[np.ndarray, "Q"]
     max_length: int | None = None
     filter_seen: bool = True
+    users_Q: Int64[np.ndarray, "Q"] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.histories) != len(self.targets_U):
+        if len(self.histories) != len(self.targets_Q):
             raise DataError(
                 f"The validation part has {len(self.histories)} histories and "
-                f"{len(self.targets_U)} targets. Give one target for each history."
+                f"{len(self.targets_Q)} targets. Give one target for each history."
             )
+        if self.users_Q is not None:
+            check_users(self.users_Q, len(self.targets_Q))
 
     def __len__(self) -> int:
-        """Return U, the number of users."""
-        return len(self.targets_U)
+        """Return Q, the number of targets."""
+        return len(self.targets_Q)
+
+    def first_targets(self) -> Int64[np.ndarray, "U"]:
+        """Return the place of each user's first target."""
+        if self.users_Q is None:
+            return np.arange(len(self))
+        return np.asarray(np.unique(self.users_Q, return_index=True)[1])
 
 
 def model_score(
     model: ItemModel, validation: Validation, batches: BatchSettings, *, together: bool = False
 ) -> Score:
-    """Encode all users once, and return what scores them against the whole catalogue.
+    """Encode all histories once, and return what scores them against the whole catalogue.
 
     Args:
         model: Left in the mode (training or not) that it is in.
@@ -67,7 +78,7 @@ def model_score(
     """
     rank, step = processes.place() if together else (0, 1)
     limits = [limit for limit in (model.max_length, validation.max_length) if limit is not None]
-    users_UD = model.encode_users(
+    users_QD = model.encode_users(
         islice(
             history_batches(
                 validation.histories,
@@ -82,11 +93,11 @@ def model_score(
         num_users=len(validation.histories),
     )
     if together:
-        processes.summed(users_UD)  # each row is 0 in all processes but one
+        processes.summed(users_QD)  # each row is 0 in all processes but one
     items_VD = model.item_vectors()
 
     def score(positions_B: Int64[np.ndarray, "B"]) -> Float[Tensor, "B V"]:
-        return users_UD[torch.from_numpy(positions_B)] @ items_VD.T
+        return users_QD[torch.from_numpy(positions_B)] @ items_VD.T
 
     return score
 
@@ -94,9 +105,9 @@ def model_score(
 def validation_metrics(
     model: ItemModel, validation: Validation, batches: BatchSettings
 ) -> dict[str, float]:
-    """Rank the whole catalogue for every user and return "ndcg@10", "recall@10" and so on.
+    """Rank the whole catalogue for every target and return "ndcg@10", "recall@10" and so on.
 
-    The processes of torchrun share the users out by whole batches and whole chunks, so that every
+    The processes of torchrun share the targets out by whole batches and whole chunks, so that every
     product has the shape that it has in one process, and every rank is the same.
 
     Args:
@@ -104,16 +115,16 @@ def validation_metrics(
         validation: Histories and targets.
         batches: How many positions a batch may have.
     """
-    vocab_size, num_users = model.config.vocab_size, len(validation.targets_U)
+    vocab_size, num_targets = model.config.vocab_size, len(validation)
     score = model_score(model, validation, batches, together=True)
     memory_mib = chunk_memory_mib(vocab_size)
-    first, last = _own_users(num_users, users_per_chunk(vocab_size, memory_mib))
-    ranks_U = torch.zeros(num_users, dtype=torch.float64)
+    first, last = _own_targets(num_targets, users_per_chunk(vocab_size, memory_mib))
+    ranks_Q = torch.zeros(num_targets, dtype=torch.float64)
     if first < last:
-        ranks_U[first:last] = torch.from_numpy(
+        ranks_Q[first:last] = torch.from_numpy(
             target_ranks(
                 lambda positions_B: score(positions_B + first),
-                validation.targets_U[first:last],
+                validation.targets_Q[first:last],
                 validation.histories.items,
                 validation.histories.offsets[first : last + 1],
                 vocab_size=vocab_size,
@@ -121,7 +132,7 @@ def validation_metrics(
                 memory_mib=memory_mib,
             ).ranks_U
         )
-    return metrics_at(processes.summed(ranks_U).numpy())
+    return metrics_at(processes.summed(ranks_Q).numpy(), users_Q=validation.users_Q)
 
 
 def chunk_memory_mib(vocab_size: int) -> int:
@@ -129,9 +140,9 @@ def chunk_memory_mib(vocab_size: int) -> int:
     return min(MOST_MIB, max(LEAST_MIB, USERS_OF_CHUNK * vocab_size * BYTES_PER_SCORE // 2**20))
 
 
-def _own_users(num_users: int, chunk: int) -> tuple[int, int]:
-    """Return the first user of this process and the one behind its last, at ends of chunks."""
+def _own_targets(num_targets: int, chunk: int) -> tuple[int, int]:
+    """Return the first target of this process and the one behind its last, at ends of chunks."""
     rank, size = processes.place()
-    chunks = -(-num_users // chunk)
+    chunks = -(-num_targets // chunk)
     first, last = (number * chunks // size * chunk for number in (rank, rank + 1))
-    return min(first, num_users), min(last, num_users)
+    return min(first, num_targets), min(last, num_targets)

@@ -110,8 +110,8 @@ def test_large_catalogues_are_scored_like_small_ones(monkeypatch):
 def test_neighbour_models_share_one_table():
     items, offsets = flat(random_histories())
     fitted = fit_baselines(items, offsets, items, offsets, 16)
-    assert isinstance(fitted["item-kNN"].cosines_VV, np.ndarray)
-    assert fitted["item-kNN"].cosines_VV is fitted["item-kNN, decayed"].cosines_VV
+    assert isinstance(fitted["item-kNN"].table_VV, np.ndarray)
+    assert fitted["item-kNN"].table_VV is fitted["item-kNN, decayed"].table_VV
 
 
 def test_the_arrays_that_were_given_are_not_changed():
@@ -135,10 +135,11 @@ def test_in_a_world_of_two_tastes_neighbours_find_the_withheld_item():
 def test_recent_popularity_stands_only_where_times_are_real():
     items, offsets = flat(random_histories())
     without = fit_baselines(items, offsets, items, offsets, 16)
-    assert list(without) == ["popularity", "item-kNN", "item-kNN, decayed"]
+    linear = ["item-kNN", "item-kNN, decayed", "EASE", "EASE, decayed"]
+    assert list(without) == ["popularity", *linear]
     times = np.arange(len(items), dtype=np.int64) * DAY_US
     timed = fit_baselines(items, offsets, items, offsets, 16, train_times=times)
-    assert list(timed) == ["popularity", "recent popularity", "item-kNN", "item-kNN, decayed"]
+    assert list(timed) == ["popularity", "recent popularity", *linear]
     assert all(score(EVERYBODY).shape == (3, 16) for score in timed.values())
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from idbert.errors import ConfigError, DataError
+from idbert.evaluation.bootstrap import interval
 from idbert.evaluation.evaluate import comparison_table, comparison_text, evaluate, label
 
 USERS, VOCAB_SIZE = 50, 34
@@ -35,7 +36,7 @@ def test_a_model_that_knows_the_target_is_perfect():
     evaluation = small_evaluation(help_target=2.0)
     assert evaluation.metrics["ndcg@1"] == evaluation.metrics["recall@20"] == 1.0
     assert evaluation.intervals["ndcg@10"] == (1.0, 1.0)
-    assert (evaluation.ranks_U == 1).all()
+    assert (evaluation.ranks_Q == 1).all()
 
 
 def test_every_metric_lies_within_its_interval():
@@ -71,6 +72,41 @@ def test_a_better_model_is_better_by_the_difference_of_the_metrics():
         better.metrics["ndcg@10"] - worse.metrics["ndcg@10"]
     )
     assert 0 < compared.low < compared.difference < compared.high
+
+
+def test_targets_of_one_user_are_means_and_users_are_what_is_resampled():
+    users = np.repeat(np.arange(10), 5)
+    one, several = small_evaluation(), small_evaluation(users_Q=users)
+    for name, value_U in several.per_user.items():
+        np.testing.assert_allclose(value_U, one.per_user[name].reshape(10, 5).mean(1))
+        assert several.intervals[name] == pytest.approx(interval(value_U, resamples=200))
+    assert several.metrics["coverage@10"] == one.metrics["coverage@10"]
+    assert several.protocol.users == 10 and several.protocol.targets == 50
+    assert "10 users with 50 targets, earlier ones in the history" in str(several.protocol)
+    with pytest.raises(DataError, match="cannot be compared"):
+        several.compare(one)
+
+
+def test_one_target_a_user_gives_the_same_figures_and_words_as_without_users():
+    one, given = small_evaluation(), small_evaluation(users_Q=np.arange(USERS))
+    assert given.to_json() == one.to_json()
+    assert str(given.protocol) == str(one.protocol)
+
+
+def test_diversity_and_serendipity_stand_where_their_ingredients_are_given():
+    popular = np.full(USERS, 11.0)
+    cosines = np.full((VOCAB_SIZE, VOCAB_SIZE), 0.25, dtype=np.float32)
+    usual = small_evaluation()
+    given = small_evaluation(cosines_VV=cosines, popular_ranks_Q=popular)
+    new = {"diversity@10", "serendipity@10"}
+    assert (
+        set(given.metrics) - set(usual.metrics)
+        == new
+        == set(given.intervals) - set(usual.intervals)
+    )
+    assert given.metrics["diversity@10"] == 0.75
+    assert given.metrics["serendipity@10"] == given.metrics["recall@10"]
+    assert small_evaluation(popular_ranks_Q=popular - 1).metrics["serendipity@10"] == 0
 
 
 def test_the_table_holds_values_intervals_and_differences_to_the_first():

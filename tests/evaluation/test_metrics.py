@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
-from idbert.evaluation.metrics import coverage, metrics_at, novelty, per_user_metrics
+from idbert.errors import DataError
+from idbert.evaluation.metrics import (
+    check_users,
+    metrics_at,
+    per_target_metrics,
+    user_means,
+)
 
 
 def test_metrics_of_ranks_equal_those_of_ir_measures():
@@ -29,7 +35,7 @@ def test_metrics_of_ranks_equal_those_of_ir_measures():
 
 def test_the_means_are_those_of_the_users():
     ranks = np.array([1.0, 3.0, 11.0])
-    per_user = per_user_metrics(ranks, ks=(10,))
+    per_user = per_target_metrics(ranks, ks=(10,))
     np.testing.assert_allclose(per_user["ndcg@10"], [1, 0.5, 0])
     np.testing.assert_allclose(per_user["recall@10"], [1, 1, 0])
     np.testing.assert_allclose(per_user["mrr@10"], [1, 1 / 3, 0])
@@ -37,21 +43,30 @@ def test_the_means_are_those_of_the_users():
 
 
 def test_a_tied_rank_behind_the_cutoff_is_a_miss():
-    assert per_user_metrics(np.array([10.5]), ks=(10,))["recall@10"].tolist() == [0.0]
+    assert per_target_metrics(np.array([10.5]), ks=(10,))["recall@10"].tolist() == [0.0]
 
 
-def test_coverage_is_the_share_of_items_in_any_list():
-    top = np.array([[4, 5, 6], [4, 5, -1]])
-    assert coverage(top, num_items=12) == 0.25
+def test_all_users_weigh_the_same_however_many_targets_they_have():
+    ranks, users = np.array([1.0, 30.0, 30.0, 1.0]), np.array([0, 0, 0, 1])
+    recall = per_target_metrics(ranks, ks=(10,))["recall@10"]
+    np.testing.assert_allclose(user_means(recall, users), [1 / 3, 1])
+    assert metrics_at(ranks, (10,), users)["recall@10"] == pytest.approx(2 / 3)
+    assert metrics_at(ranks, (10,))["recall@10"] == 0.5
 
 
-def test_novelty_is_the_mean_information_of_the_list():
-    counts = np.array([0, 0, 0, 0, 15, 7, 0, 6])  # with one added: 16 + 8 + 1 + 7 = 32
-    top = np.array([[4, 5], [6, -1], [-1, -1]])
-    np.testing.assert_allclose(novelty(top, counts), [(1 + 2) / 2, 5.0, 0.0])
+def test_one_target_a_user_gives_the_very_figures_that_targets_give():
+    ranks = np.random.default_rng(1).integers(1, 40, 30).astype(float)
+    assert metrics_at(ranks, users_Q=np.arange(30)) == metrics_at(ranks)
 
 
-def test_popular_items_are_less_novel_than_rare_ones():
-    counts = np.array([0, 0, 0, 0, 100, 1])
-    popular, rare = novelty(np.array([[4], [5]]), counts)
-    assert popular < rare
+@pytest.mark.parametrize(
+    ("users", "words"),
+    [
+        ([0, 1], "3 targets and 2 users"),
+        ([0, 2, 2], "numbered from 0, and each"),
+        ([-1, 0, 1], "numbered from 0"),
+    ],
+)
+def test_users_that_do_not_fit_the_targets_are_refused(users, words):
+    with pytest.raises(DataError, match=words):
+        check_users(np.array(users), 3)

@@ -14,6 +14,7 @@ from idbert.inputs.flat_arrays import FlatWriter, open_flat, user_chunks
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.preparation import prepare_log
 from idbert.inputs.prepared_log import PreparedLog
+from idbert.inputs.queries import one_by_one
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
 from idbert.inputs.splits import SplitSettings, TimeSplitSettings, split
 from idbert.inputs.vocabulary import Vocabulary
@@ -73,6 +74,13 @@ def assert_same(found: Sequences, expected: Sequences, *, weights: bool = False)
     assert found.num_dropped_events == expected.num_dropped_events
 
 
+def _some(sequences: Sequences, places: np.ndarray) -> Sequences:
+    """Return the sequences at some places, end to end."""
+    of = (sequences.items, sequences.starts[places], sequences.times, sequences.behaviours)
+    users = sequences.users.take(places)
+    return Sequences(users, *of, stops=sequences.stops[places]).packed()
+
+
 # the same result ------------------------------------------------------------------------------
 
 
@@ -85,6 +93,8 @@ def assert_same(found: Sequences, expected: Sequences, *, weights: bool = False)
         (3, "csv", False, False, BY_TIME, {}),
         (4, "parquet", True, True, SplitSettings(), {"min_item_events": 3}),
         (5, "parquet", False, False, SplitSettings(), {"id_type": "string", "drop_repeats": True}),
+        (6, "parquet", True, False, SplitSettings(targets=2), EXTRA),
+        (7, "csv", False, False, SplitSettings("global_time", BY_TIME.time, 3), FILTERS),
     ],
 )
 def test_the_prepared_log_equals_the_one_of_the_tables(
@@ -113,9 +123,16 @@ def test_the_prepared_log_equals_the_one_of_the_tables(
         expected = build_sequences(parts.train, vocabulary, lengths)
         assert_same(log.train(lengths), expected.packed(), weights=True)
     for name, part in (("validation", parts.validation), ("test", parts.test)):
-        histories, targets = log.held_out(name)
-        assert_same(histories, build_sequences(part.histories, vocabulary, WHOLE))
-        assert targets.tolist() == vocabulary.rows(part.targets.column("item_id")).tolist()
+        asked = log.held_out(name)
+        whole = build_sequences(part.whole(), vocabulary, WHOLE)
+        table = one_by_one(whole, np.diff(part.targets.user_offsets()))
+        assert_same(asked.histories, table.histories)
+        assert asked.users_Q.tolist() == table.users_Q.tolist()
+        assert asked.targets_Q.tolist() == vocabulary.rows(part.targets.column("item_id")).tolist()
+        first = np.unique(asked.users_Q, return_index=True)[1]
+        assert_same(
+            _some(asked.histories, first), build_sequences(part.histories, vocabulary, WHOLE)
+        )
         assert_same(log.known(name), build_sequences(part.known, vocabulary, WHOLE))
 
 

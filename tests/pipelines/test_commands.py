@@ -48,12 +48,15 @@ def test_the_evaluation_prints_both_stages_and_the_baselines(world: World) -> No
     rows = [line.split("|") for line in finished.out.splitlines() if line.startswith("|")]
     names = [row[1].strip() for row in rows[2:]]
     assert names[:3] == ["finetuned", "pretrained", "popularity"]
-    assert {"recent popularity", "item-kNN", "item-kNN, decayed"} <= set(names)
+    assert {"recent popularity", "item-kNN", "item-kNN, decayed", "EASE"} <= set(names)
     assert rows[2][2].split() == ["1.0000", "[1.0000,", "1.0000]"]
     assert "leave-last-out, test; 64 users" in finished.out
     assert "seen items filtered" in finished.out
     metrics = json.loads((world.finetuned / "metrics.json").read_text())
     assert set(metrics) == {"validation", "test"}
+    found = {name: of["metrics"] for name, of in metrics["test"].items()}
+    assert all({"diversity@10", "serendipity@10"} <= set(of) for of in found.values())
+    assert found["popularity"]["serendipity@10"] == 0 < found["finetuned"]["diversity@10"]
 
 
 def test_two_runs_of_one_name_both_stand_in_the_table(world: World, tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ def histories(num_users=64):
     return [list(user) for _, user in rows.groupby(events["user_id"])]
 
 
-def validation():
-    walks = histories()
-    targets_U = np.array([walk[-1] for walk in walks])
+def validation(targets=1):
+    """Ask for everybody's last events, each with what came before it."""
+    walks = [walk[: len(walk) - ago] for walk in histories() for ago in reversed(range(targets))]
+    targets_Q = np.array([walk[-1] for walk in walks])
     known = Sequences.from_histories([walk[:-1] for walk in walks])
-    return Validation(known, targets_U, filter_seen=False)
+    users_Q = np.repeat(np.arange(len(walks) // targets), targets)
+    return Validation(known, targets_Q, filter_seen=False, users_Q=users_Q)
 
 
 def build_model(model_class=NextItemModel, seed=0, loss=None, **changes):
@@ -57,6 +59,7 @@ def build(
     targets=None,
     windows=None,
     mixed=None,
+    num_targets=1,
     **settings,
 ):
     """Build a trainer of two epochs on the circle; `settings` are TrainingSettings."""
@@ -74,7 +77,7 @@ def build(
         BatchSettings(token_budget=token_budget, max_padding=max_padding),
         TrainingSettings(**{"epochs": 2, "learning_rate": 0.01} | settings),
         output_dir=folder,
-        validation=validation() if with_validation else None,
+        validation=validation(num_targets) if with_validation else None,
         callbacks=callbacks,
         targets=targets,
         mixed=mixed,

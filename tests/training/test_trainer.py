@@ -1,5 +1,7 @@
 """A training from build_trainer to its end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -268,13 +270,36 @@ def test_validation_ranks_as_the_scores_do():
         walk = part.histories.items[part.histories.offsets[user] : part.histories.offsets[user + 1]]
         scores_V = model(torch.from_numpy(walk[None].astype(np.int64))).logits[0, -1]
         scores_V[:4] = -torch.inf
-        hits.append(int(part.targets_U[user]) in scores_V.topk(5).indices.tolist())
+        hits.append(int(part.targets_Q[user]) in scores_V.topk(5).indices.tolist())
     assert metrics["recall@5"] == pytest.approx(np.mean(hits))
+
+
+def test_validation_metrics_of_several_targets_are_means_over_users_of_means():
+    model, part = build_model().eval(), validation(targets=3)
+    uneven = np.concatenate([np.zeros(190, np.int64), [1, 2]])
+    grouped = replace(part, users_Q=uneven)
+    each = [
+        validation_metrics(model, _one(part, place), BatchSettings())["ndcg@10"]
+        for place in range(len(part))
+    ]
+    found = validation_metrics(model, grouped, BatchSettings())["ndcg@10"]
+    assert found == pytest.approx(np.mean([np.mean(each[:190]), each[190], each[191]]))
+    assert validation_metrics(model, part, BatchSettings())["ndcg@10"] == pytest.approx(
+        np.mean(each)
+    )
+    assert part.first_targets().tolist() == list(range(0, 192, 3))
+    assert replace(part, users_Q=None).first_targets().tolist() == list(range(192))
+
+
+def _one(part: Validation, place: int) -> Validation:
+    start, stop = part.histories.offsets[place : place + 2]
+    history = Sequences.from_histories([part.histories.items[start:stop]])
+    return Validation(history, part.targets_Q[place : place + 1], filter_seen=False)
 
 
 def test_validation_filters_seen_items_when_told_to():
     model, part = build_model(), validation()
-    filtered = Validation(part.histories, part.targets_U, filter_seen=True)
+    filtered = Validation(part.histories, part.targets_Q, filter_seen=True)
     assert (
         validation_metrics(model, filtered, BatchSettings())["recall@10"]
         > validation_metrics(model, part, BatchSettings())["recall@10"]
@@ -283,7 +308,9 @@ def test_validation_filters_seen_items_when_told_to():
 
 def test_a_validation_part_of_unequal_lengths_is_refused():
     with pytest.raises(DataError, match="64 histories and 63 targets"):
-        Validation(validation().histories, validation().targets_U[1:])
+        Validation(validation().histories, validation().targets_Q[1:])
+    with pytest.raises(DataError, match="numbered from 0, and each of them has a target"):
+        replace(validation(), users_Q=np.arange(64) * 2)
 
 
 def test_a_metric_that_is_not_reported_is_refused_before_training(tmp_path):

@@ -1,0 +1,55 @@
+"""Other protocols than the usual one, through the commands."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.commands import TINY, run, succeed
+from tests.pipelines.conftest import World
+from tests.worlds import cycle_world
+
+
+def test_the_evaluation_leaves_ease_out_where_it_is_told_to(world: World, copied: Path) -> None:
+    finished = succeed("rec_evaluate", "--run", copied, "--baselines.ease_max_items=11")
+    assert "| EASE" not in finished.out and "EASE is left out" in finished.err
+
+
+@pytest.mark.parametrize("name", ["leave_last_out", "global_time"])
+def test_several_targets_a_user_are_evaluated_with_users_as_clusters(
+    name: str, world: World, tmp_path: Path
+) -> None:
+    split = ("--split.targets=2", f"--split.name={name}")
+    log, folder = tmp_path / "log", tmp_path / "run"
+    succeed("rec_prepare", "--run", log, f"--data.source={world.log}", *split)
+    succeed("rec_pretrain", "--run", folder, f"--data.source={world.log}", *split, *TINY)
+    succeed("rec_pretrain", "--run", tmp_path / "mapped", f"--data.source={log}", *TINY)
+    figures = [json.loads((tmp_path / of / "metrics.json").read_text()) for of in ("run", "mapped")]
+    assert figures[0]["validation"]["run"] == figures[1]["validation"]["mapped"]
+    for baseline in ("popularity", "recent popularity", "item-kNN", "EASE", "EASE, decayed"):
+        assert figures[0]["validation"][baseline] == figures[1]["validation"][baseline]
+    protocol = figures[0]["validation"]["run"]["protocol"]
+    assert protocol["users"] < protocol["targets"] <= 2 * protocol["users"]
+    out = succeed("rec_evaluate", "--run", folder).out
+    words = "leave-last-2-out" if name == "leave_last_out" else "global-time, up to 2 events a user"
+    assert out.startswith(f"{words}, test; ") and "means over users of means over targets" in out
+    report = (folder / "report.html").read_text()
+    assert report.count("<h3>User ") == 5 and words in report
+
+
+def test_more_targets_than_the_users_have_events_are_refused(world: World, tmp_path: Path) -> None:
+    refused = run(
+        *("rec_pretrain", "--run", tmp_path, f"--data.source={world.log}", "--split.targets=5")
+    )
+    assert refused.status == 1
+    assert re.search("none of the 64 users has 11 events.*lower split.targets", refused.message)
+
+
+def test_sessions_of_a_log_without_times_are_refused(tmp_path: Path) -> None:
+    log = cycle_world(num_users=9)
+    log["timestamp"] = log.groupby("user_id").cumcount()
+    log.to_csv(tmp_path / "log.csv", index=False)
+    command = ("rec_pretrain", "--run", tmp_path / "run", f"--data.source={tmp_path / 'log.csv'}")
+    refused = run(*command, "--sequences.session_gap_s=60", *TINY)
+    assert refused.status == 1 and "Leave session_gap_s out" in refused.message
