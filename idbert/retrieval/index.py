@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float32, Int64
 from idbert.errors import CheckpointError, ConfigError, DataError, ShapeError
 from idbert.files import digest_of, verify, written_aside
 from idbert.retrieval.extras import check_faiss_distributions, missing_faiss
+from idbert.retrieval.index_codes import code_differences, level_codes
 from idbert.retrieval.index_device import IndexDevice, on_device
 from idbert.retrieval.index_exclusion import without
 from idbert.retrieval.index_manifest import MANIFEST, read_manifest, verify_size, write_manifest
@@ -90,7 +91,8 @@ class VectorIndex:
             ids: N external ids, string or int64.
             factory: a FAISS factory string: "Flat" is exact and best to about 50,000 vectors;
                 "HNSW32", "IVF1024,SQfp16", "IVF1024,SQ8", "Pad72,PQ36x4fs,RFlat" are some that
-                trade recall for time or memory. `index_choice.choose_index` chooses one.
+                trade recall for time or memory, `vectors.coded_cells` the fastest for many.
+                `index_choice.choose_index` chooses one.
 
         Raises:
             ConfigError: the factory string is unknown, cannot rank by inner product, does not fit
@@ -108,7 +110,9 @@ class VectorIndex:
             inner_product = index.metric_type == faiss.METRIC_INNER_PRODUCT
             if inner_product:
                 _limit_training(faiss, index)
+                code_differences(faiss, index)
                 index.train(stored_ND)
+                level_codes(faiss, index, stored_ND)
                 index.add(stored_ND)
         except RuntimeError as error:
             raise factory_error(factory, vectors_ND.shape, str(error)) from error
