@@ -283,8 +283,7 @@ class VectorIndex:
         settings: SearchSettings,
         allowed_N: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        import faiss  # not _faiss(): what it reads to check takes longer than a search
-
+        faiss = _opened_faiss()  # not _faiss(): what it reads to check takes longer than a search
         filled_QD = np.zeros((len(queries_QD), self._index.d), np.float32)  # as by stored_form
         filled_QD[:, : self.dimension] = queries_QD
         selector = None
@@ -313,9 +312,14 @@ def _faiss() -> ModuleType:
     """Import FAISS, or say what to install."""
     check_faiss_distributions()
     try:
-        import faiss
+        return _opened_faiss()
     except ImportError as error:
         raise missing_faiss() from error
+
+
+def _opened_faiss() -> ModuleType:
+    import faiss
+
     module: ModuleType = faiss
     return module
 
