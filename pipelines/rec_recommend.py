@@ -63,7 +63,8 @@ class RecRecommendSettings:
     """Whether the index stays on disk and only what is needed of it is read; its digest is then not
     checked, only its size."""
     index_device: IndexDevice = "cpu"
-    """Where the index is searched: cpu, or cuda (a Flat or IVF index, with faiss-gpu)."""
+    """Where the index is searched: cpu, or cuda (with faiss-gpu; an index Flat, IVF1024,Flat or
+    IVF1024,SQfp16, not what --factory auto chooses for many items)."""
     table_precision: TablePrecision = "float32"
     """In which numbers items are kept where no index is searched. bfloat16 takes half the memory
     and changes a few recommendations."""

@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float32, Int64
 from idbert.errors import CheckpointError, ConfigError, DataError, ShapeError
 from idbert.files import digest_of, verify, written_aside
 from idbert.retrieval.extras import check_faiss_distributions, missing_faiss
+from idbert.retrieval.index_codes import code_differences, level_codes
 from idbert.retrieval.index_device import IndexDevice, on_device
+from idbert.retrieval.index_exclusion import without
 from idbert.retrieval.index_manifest import MANIFEST, read_manifest, verify_size, write_manifest
 from idbert.retrieval.index_recall import RecallCurve, recall_chart
 from idbert.retrieval.index_settings import SearchSettings, factory_error, search_parameters
@@ -89,7 +91,8 @@ class VectorIndex:
             ids: N external ids, string or int64.
             factory: a FAISS factory string: "Flat" is exact and best to about 50,000 vectors;
                 "HNSW32", "IVF1024,SQfp16", "IVF1024,SQ8", "Pad72,PQ36x4fs,RFlat" are some that
-                trade recall for time or memory. `index_choice.choose_index` chooses one.
+                trade recall for time or memory, `vectors.coded_cells` the fastest for many.
+                `index_choice.choose_index` chooses one.
 
         Raises:
             ConfigError: the factory string is unknown, cannot rank by inner product, does not fit
@@ -107,7 +110,9 @@ class VectorIndex:
             inner_product = index.metric_type == faiss.METRIC_INNER_PRODUCT
             if inner_product:
                 _limit_training(faiss, index)
+                code_differences(faiss, index)
                 index.train(stored_ND)
+                level_codes(faiss, index, stored_ND)
                 index.add(stored_ND)
         except RuntimeError as error:
             raise factory_error(factory, vectors_ND.shape, str(error)) from error
@@ -267,7 +272,7 @@ class VectorIndex:
             fetched = min(width + int(counts_Q[chunk].max()), len(self))
             scores, rows = self._search(queries_QD[chunk], fetched, settings, allowed_N)
             if excluded is not None:
-                scores, rows = _without(scores, rows, chunk, *excluded, num_rows=len(self))
+                scores, rows = without(scores, rows, chunk, *excluded, num_rows=len(self))
             scores_QK[chunk], rows_QK[chunk] = scores[:, :width], rows[:, :width]
         return scores_QK, rows_QK
 
@@ -278,9 +283,9 @@ class VectorIndex:
         settings: SearchSettings,
         allowed_N: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        faiss = _faiss()
-        if self._index.d > self.dimension:  # what stored_form added
-            queries_QD = np.pad(queries_QD, ((0, 0), (0, self._index.d - self.dimension)))
+        faiss = _opened_faiss()  # not _faiss(): what it reads to check takes longer than a search
+        filled_QD = np.zeros((len(queries_QD), self._index.d), np.float32)  # as by stored_form
+        filled_QD[:, : self.dimension] = queries_QD
         selector = None
         if allowed_N is not None:
             selector = faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
@@ -291,9 +296,7 @@ class VectorIndex:
             name = min(unused)
             raise ConfigError(f"{name} cannot act on an index '{self.factory}'. Leave it out.")
         try:
-            scores_QK, rows_QK = self._index.search(
-                np.ascontiguousarray(queries_QD), k, params=parameters
-            )
+            scores_QK, rows_QK = self._index.search(filled_QD, k, params=parameters)
         except RuntimeError as error:
             if selector is None:
                 raise
@@ -309,9 +312,14 @@ def _faiss() -> ModuleType:
     """Import FAISS, or say what to install."""
     check_faiss_distributions()
     try:
-        import faiss
+        return _opened_faiss()
     except ImportError as error:
         raise missing_faiss() from error
+
+
+def _opened_faiss() -> ModuleType:
+    import faiss
+
     module: ModuleType = faiss
     return module
 
@@ -337,25 +345,3 @@ def _check_vectors(vectors_ND: np.ndarray, ids: pa.Array) -> None:
             f"{len(wrong)} of {len(ids)} vectors hold NaN or infinity, those of {named}: the model "
             "diverged. Train again with a lower learning rate."
         )
-
-
-def _without(
-    scores_QK: np.ndarray,
-    rows_QK: np.ndarray,
-    queries_Q: np.ndarray,
-    excluded_T: np.ndarray,
-    offsets: np.ndarray,
-    *,
-    num_rows: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take the excluded rows out of each query's result; what follows moves up."""
-    lengths_Q = np.diff(offsets)[queries_Q]
-    starts_Q = np.cumsum(lengths_Q) - lengths_Q
-    places_T = np.repeat(offsets[queries_Q] - starts_Q, lengths_Q) + np.arange(lengths_Q.sum())
-    pairs_T = np.repeat(np.arange(len(queries_Q)), lengths_Q) * num_rows + excluded_T[places_T]
-    pairs_QK = np.arange(len(queries_Q))[:, None] * num_rows + rows_QK
-    is_gone_QK = np.isin(pairs_QK, pairs_T) | (rows_QK < 0)
-    scores_QK = np.where(is_gone_QK, -np.inf, scores_QK).astype(np.float32)
-    rows_QK = np.where(is_gone_QK, -1, rows_QK)
-    order_QK = np.argsort(is_gone_QK, axis=1, kind="stable")
-    return np.take_along_axis(scores_QK, order_QK, 1), np.take_along_axis(rows_QK, order_QK, 1)

@@ -1,6 +1,7 @@
 """Which index: exact where vectors are few, else the first that finds enough, as measured."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from idbert.retrieval.exact import ExactIndex
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_recall import RecallCurve, RecallPoint, measure
 from idbert.retrieval.index_settings import SearchSettings
+from idbert.retrieval.vectors import coded_cells
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _GRAPHS_TO = 300_000
 _FEWEST_IN_CELLS = 1000
 _MOST_CANDIDATES = 1024
 _LEAST_GAIN, _NEARLY = 0.0005, 0.8
+_REFINED, _FEWER_REFINED = 8, (4, 3)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def choose_index(
     exact_QK = exact.search(queries_QD, settings.k)[1]
     exact_ms = 1000 * (time.perf_counter() - searched) / len(queries_QD)
     build_s, chosen, index = 0.0, None, None
-    for factory in candidates(len(vectors_ND)):
+    tries = candidates(*vectors_ND.shape)
+    for factory in tries:
         built = time.perf_counter()
         index = VectorIndex.build(vectors_ND, ids, factory=factory)
         build_s += time.perf_counter() - built
@@ -115,7 +119,7 @@ def choose_index(
         logger.warning(
             "no index of %s reaches a recall@%d of %g: all vectors will be searched, exactly. "
             "Lower target_recall for a faster one.",
-            ", ".join(candidates(len(vectors_ND))),
+            ", ".join(tries),
             settings.k,
             settings.target_recall,
         )
@@ -143,16 +147,17 @@ def choose_index(
     return index
 
 
-def candidates(count: int) -> list[str]:
+def candidates(count: int, dimension: int) -> list[str]:
     """Return the factory strings that are tried for so many vectors, in this order.
 
-    Cells hold 8 bits a component first, then 16, which find more and take twice the memory.
+    Cells are read by 4-bit codes first, then by 16 bits a component, which takes three times as
+    long and finds what codes of too few bits miss.
     """
-    cells = 2 ** round(np.log2(4 * count**0.5))
-    cells = max(1, min(cells, count // 40))
-    in_cells = [f"IVF{cells},SQ8", f"IVF{cells},SQfp16"]
     if count < _FEWEST_IN_CELLS:
         return ["HNSW32"]
+    cells = 2 ** round(np.log2(4 * count**0.5))
+    cells = max(1, min(cells, count // 40))
+    in_cells = [coded_cells(cells, dimension), f"IVF{cells},SQfp16"]
     return ["HNSW32", *in_cells] if count < _GRAPHS_TO else [*in_cells, "HNSW32"]
 
 
@@ -181,11 +186,13 @@ def _search_ever_more(
         )
 
     name, values = _ladder(index.factory, settings.k)
+    is_refined = "Refine" in index.factory
+    fixed: dict[str, int] = {"refine_factor": _REFINED} if is_refined else {}
     tried: list[RecallPoint] = []
     measured(SearchSettings(**{name: values[0]}))  # the first search also starts the threads
     reached: int | None = None
     for place, value in enumerate(values):
-        tried.append(measured(SearchSettings(**{name: value})))
+        tried.append(measured(SearchSettings(**{name: value}, **fixed)))
         is_flat = len(tried) > 1 and tried[-1].recall - tried[-2].recall < _LEAST_GAIN
         if reached is not None or (is_flat and tried[-1].recall > _NEARLY):
             break  # more cells tell no more apart than their bits do
@@ -197,19 +204,26 @@ def _search_ever_more(
             middle = round((low * high) ** 0.5)
             if middle in (low, high):
                 break
-            tried.append(measured(SearchSettings(**{name: middle})))
+            tried.append(measured(SearchSettings(**{name: middle}, **fixed)))
             if tried[-1].recall_low >= settings.target_recall:
                 high = middle
             else:
                 low = middle
+        values[reached] = high
+    if reached is not None and is_refined:
+        for factor in _FEWER_REFINED:
+            search = SearchSettings(**{name: values[reached]}, refine_factor=factor)
+            tried.append(measured(search))
+            if tried[-1].recall_low < settings.target_recall:
+                break
     return tried
 
 
 def _ladder(factory: str, k: int) -> tuple[str, list[int]]:
     """Return the setting by which an index is searched more thoroughly, and values to try."""
-    if factory.startswith("IVF"):
-        cells = int(factory[3:].split(",")[0])
-        return "nprobe", list(_doubling(1, max(1, cells // 2)))
+    in_cells = re.search(r"(?:^|,)IVF(\d+)", factory)
+    if in_cells:
+        return "nprobe", list(_doubling(1, max(1, int(in_cells[1]) // 2)))
     return "ef_search", [n for n in _doubling(16, _MOST_CANDIDATES) if n >= k] or [k]
 
 
@@ -219,8 +233,10 @@ def _doubling(first: int, last: int) -> Iterator[int]:
         first *= 2
 
 
-def _thoroughness(point: RecallPoint) -> int:
-    return max(int(value) for value in vars(point.search).values() if value is not None)
+def _thoroughness(point: RecallPoint) -> tuple[int, ...]:
+    """Return what is larger for a more thorough search: cells or candidates, then refinement."""
+    search = point.search
+    return (search.nprobe or search.ef_search or 0, search.refine_factor or 0)
 
 
 def _words(search: SearchSettings) -> str:

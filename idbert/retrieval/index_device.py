@@ -12,7 +12,8 @@ IndexDevice: TypeAlias = Literal["cpu", "cuda"]
 def on_device(faiss: ModuleType, index: Any, device: IndexDevice, factory: str) -> Any:
     """Return the index on a device; on "cpu" the index itself.
 
-    On "cuda" it is copied to the first GPU, which needs room for it. HNSW has no form there.
+    On "cuda" it is copied to the first GPU, which needs room for it. Graphs and 4-bit codes have
+    no form there.
 
     Args:
         faiss: the module.
@@ -42,6 +43,6 @@ def on_device(faiss: ModuleType, index: Any, device: IndexDevice, factory: str) 
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split(": ")[-1]
         raise ConfigError(
-            f"an index '{factory}' cannot be searched on a GPU: {reason}. Build a Flat or IVF "
-            "index, or leave index_device out."
+            f"an index '{factory}' cannot be searched on a GPU: {reason}. Build a Flat, "
+            "IVF1024,Flat or IVF1024,SQfp16 index, or leave index_device out."
         ) from error

@@ -23,7 +23,8 @@ class SearchSettings:
     """IVF: cells that are searched. Default: what was chosen with the index, else an eighth."""
 
     refine_factor: int | None = None
-    """RFlat: this many times the wanted candidates are ranked again exactly. Default: 8."""
+    """RFlat, Refine: this many times the wanted candidates are ranked again, more exactly. Default:
+    what was chosen with the index, else 8."""
 
     def __post_init__(self) -> None:
         for name in ("ef_search", "nprobe", "refine_factor"):
@@ -72,7 +73,8 @@ def search_parameters(
     on_gpu = getattr(faiss, "GpuIndexIVF", None)
     if isinstance(index, faiss.IndexIVF) or (on_gpu is not None and isinstance(index, on_gpu)):
         unused.discard("nprobe")
-        nprobe = settings.nprobe or -(-index.nlist // 8)
+        # Asked for more cells than there are, codes of 4 bits would find other rows.
+        nprobe = min(settings.nprobe or -(-index.nlist // 8), index.nlist)
         return faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
     return None if selector is None else faiss.SearchParameters(sel=selector)
 

@@ -38,3 +38,9 @@ def test_without_a_wheel_the_error_says_what_to_install(monkeypatch: pytest.Monk
         match=r"FAISS is not installed.*pip install 'idbert\[cpu\]' \(or 'idbert\[gpu\]'",
     ):
         VectorIndex.build(*ONE_VECTOR)
+
+
+def test_a_search_does_not_look_again_at_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = VectorIndex.build(*ONE_VECTOR)
+    monkeypatch.setattr(extras, "version", lambda name: pytest.fail("read while searching"))
+    assert index.search(ONE_VECTOR[0], 1)[1].tolist() == [[0]]

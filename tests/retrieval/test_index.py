@@ -13,8 +13,10 @@ from idbert.errors import CheckpointError, ConfigError, DataError, IdbertError, 
 from idbert.retrieval.exact import ExactIndex
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_settings import SearchSettings
+from idbert.retrieval.vectors import coded_cells
 
 MODEL = "a" * 64
+CODED = coded_cells(8, 9)
 
 
 def vectors(count: int, width: int = 9, seed: int = 0) -> np.ndarray:
@@ -50,10 +52,12 @@ def excluded_lists(queries: int, count: int, seed: int = 1) -> tuple[np.ndarray,
         ("SQfp16", 0.99),
         ("HNSW16", 0.99),
         ("HNSW16,SQ8", 0.95),
+        ("HNSW16,SQfp16", 0.99),
         ("NSG16", 0.8),
         ("IVF8,Flat", 0.25),
         ("PCA8,IVF8,Flat", 0.25),
         ("Pad12,PQ12x4fs,RFlat", 0.8),
+        (CODED, 0.25),
     ],
 )
 def test_every_kind_of_index_finds_what_exact_search_finds(factory: str, least: float) -> None:
@@ -72,7 +76,9 @@ def test_more_cells_candidates_and_refinement_find_more() -> None:
     for factory, name, low, high in [
         ("IVF16,Flat", "nprobe", 1, 16),
         ("HNSW4", "ef_search", 1, 300),
+        ("HNSW4,SQfp16", "ef_search", 1, 300),
         ("Pad12,PQ12x4fs,RFlat", "refine_factor", 1, 30),
+        (CODED, "nprobe", 1, 8),
     ]:
         index = built(factory)
         few, many = (
@@ -94,7 +100,7 @@ def test_short_vectors_are_reached_in_a_graph_too() -> None:
     assert recall(rows, right_rows) > 0.98
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat"])
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "HNSW16,SQfp16", "IVF8,Flat", CODED])
 def test_excluded_and_not_allowed_rows_never_come(factory: str) -> None:
     queries, allowed = vectors(50, seed=2), np.arange(300) % 3 > 0
     excluded, offsets = excluded_lists(50, 300)
@@ -268,7 +274,9 @@ def test_a_full_disk_leaves_no_half_index(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "HNSW16", "PCA8,Flat", "SQ8"])
+@pytest.mark.parametrize(
+    "factory", ["Flat", "SQfp16", "HNSW16", "HNSW16,SQfp16", "PCA8,Flat", "SQ8", CODED]
+)
 def test_an_index_gives_its_vectors_back_as_exactly_as_it_keeps_them(factory: str) -> None:
     found = built(factory).vectors()
     assert found.shape == vectors(300).shape

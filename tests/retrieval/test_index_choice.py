@@ -17,6 +17,7 @@ from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_choice import ChoiceSettings, candidates, choose_index
 from idbert.retrieval.index_recall import recall_of_each
 from idbert.retrieval.index_settings import SearchSettings
+from idbert.retrieval.vectors import coded_cells
 
 COUNT, WIDTH = 4000, 24
 SETTINGS = ChoiceSettings(target_recall=0.9, exact_below=1000, queries=200)
@@ -43,12 +44,16 @@ def recall(
     return float(recall_of_each(found, right).mean())
 
 
-@pytest.fixture(scope="module", params=["graph", "cells"])
+@pytest.fixture(scope="module", params=["graph", "coded cells", "cells"])
 def chosen(request: pytest.FixtureRequest) -> VectorIndex:
-    graphs_to, target = {"graph": (10**6, 0.99), "cells": (0, 0.9)}[request.param]
+    graphs_to, target = {"graph": (10**6, 0.99), "coded cells": (0, 0.9), "cells": (0, 0.9)}[
+        request.param
+    ]
     settings = dataclasses.replace(SETTINGS, target_recall=target)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_choice, "_GRAPHS_TO", graphs_to)
+        if request.param == "cells":
+            patch.setattr(index_choice, "candidates", lambda *shape: ["IVF64,SQfp16"])
         return choose_index(ITEMS, IDS, settings, queries_QD=USERS)
 
 
@@ -67,7 +72,8 @@ def test_the_chosen_index_finds_as_much_as_was_wanted_of_other_users_too(
 
 def test_the_least_thorough_search_that_finds_enough_is_chosen(chosen: VectorIndex) -> None:
     curve = chosen.recall
-    ((name, value),) = ((n, v) for n, v in vars(chosen.defaults).items() if v is not None)
+    name = next(n for n in ("nprobe", "ef_search") if getattr(chosen.defaults, n) is not None)
+    value = getattr(chosen.defaults, name)
     same = [point for point in curve.points if point.factory == chosen.factory]
     less = [point for point in same if getattr(point.search, name) < value]
     assert less and all(point.recall_low < curve.target for point in less)
@@ -92,7 +98,7 @@ def test_what_was_chosen_and_measured_comes_back_from_disk_with_a_chart(
 
 
 def test_a_search_that_says_how_thorough_is_not_as_the_index_says(chosen: VectorIndex) -> None:
-    (name,) = (n for n, v in vars(chosen.defaults).items() if v is not None)
+    name = next(n for n in ("nprobe", "ef_search") if getattr(chosen.defaults, n) is not None)
     most = {"ef_search": 1000, "nprobe": 10**6}[name]
     few = recall(chosen, OTHERS, SearchSettings(**{name: 1}))
     many = recall(chosen, OTHERS, SearchSettings(**{name: most}))
@@ -107,7 +113,7 @@ def test_few_vectors_are_searched_exactly_and_nothing_is_measured() -> None:
 def test_where_no_index_finds_enough_all_is_searched_and_a_warning_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_choice, "candidates", lambda count: ["IVF16,SQ4"])
+    monkeypatch.setattr(index_choice, "candidates", lambda *shape: ["IVF16,SQ4"])
     settings = dataclasses.replace(SETTINGS, target_recall=0.999)
     with caplog.at_level(logging.WARNING):
         index = choose_index(ITEMS, IDS, settings, queries_QD=USERS)
@@ -117,15 +123,33 @@ def test_where_no_index_finds_enough_all_is_searched_and_a_warning_says_so(
 
 
 def test_without_queries_stored_vectors_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_choice, "candidates", lambda count: ["IVF16,SQ8"])
+    monkeypatch.setattr(index_choice, "candidates", lambda *shape: ["IVF16,SQ8"])
     index = choose_index(ITEMS, IDS, SETTINGS)
     assert index.recall.queries_are == "stored vectors" and index.recall.queries == 200
 
 
-def test_the_candidates_go_by_the_number_of_vectors() -> None:
-    assert candidates(500) == ["HNSW32"]
-    assert candidates(100_000) == ["HNSW32", "IVF1024,SQ8", "IVF1024,SQfp16"]
-    assert candidates(1_000_000) == ["IVF4096,SQ8", "IVF4096,SQfp16", "HNSW32"]
+def test_the_candidates_go_by_the_number_of_vectors_and_components() -> None:
+    assert candidates(500, 64) == ["HNSW32"]
+    cells = ["RR65,IVF1024,PQ65x4fs,Refine(SQfp16)", "IVF1024,SQfp16"]
+    assert candidates(100_000, 64) == ["HNSW32", *cells]
+    cells = ["RR33,IVF4096,PQ33x4fs,Refine(SQfp16)", "IVF4096,SQfp16"]
+    assert candidates(1_000_000, 32) == [*cells, "HNSW32"]
+
+
+def test_of_coded_cells_no_more_candidates_are_ranked_again_than_needed() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_choice, "candidates", lambda *shape: [coded_cells(64, WIDTH)])
+        index = choose_index(ITEMS, IDS, SETTINGS, queries_QD=USERS)
+    curve, search = index.recall, index.defaults
+    assert search.nprobe is not None and search.refine_factor in (3, 4, 8)
+    fewer = [
+        point
+        for point in curve.points
+        if point.search.nprobe == search.nprobe
+        and point.search.refine_factor < search.refine_factor
+    ]
+    assert all(point.recall_low < curve.target for point in fewer)
+    assert search.refine_factor == 3 or fewer
 
 
 @pytest.mark.parametrize(
@@ -144,7 +168,7 @@ def test_a_choice_that_cannot_be_is_refused(settings: dict, words: str) -> None:
 
 
 def test_every_setting_of_the_choice_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_choice, "candidates", lambda count: ["IVF64,SQfp16"])
+    monkeypatch.setattr(index_choice, "candidates", lambda *shape: ["IVF64,SQfp16"])
     usual = choose_index(ITEMS, IDS, SETTINGS, queries_QD=USERS).recall
     for change in ({"target_recall": 0.99}, {"k": 3}, {"queries": 50}, {"seed": 1}):
         other = choose_index(
