@@ -7,7 +7,8 @@
 
 idbert trains by its own trainer (build_trainer), a peer by its driver (benchmarks.peers): the same
 architecture, masking, dropout and threads, and as many real positions in a step on average, unless
---tokens says how many ours has; a step of several small batches (--accumulation) takes less memory.
+--tokens says how many ours has (128 sequences padded to 50, say, are 6,400 positions for a peer, of
+which 880 are real); a step of several small batches (--accumulation) takes less memory.
 Shares of attention are dropped on both sides (--attention_dropout), as all peers do, or on neither.
 Full softmax, unless --loss names another. Interactions are real input positions, without padding.
 
@@ -47,16 +48,22 @@ Measure = Callable[[], dict[str, Any] | str]
 
 
 def ours(
-    options: argparse.Namespace, data: Path, loss: str, precision: str, accumulation: int
+    options: argparse.Namespace,
+    data: Path,
+    loss: str,
+    precision: str,
+    tokens: int,
+    accumulation: int,
 ) -> Measure:
     """Return what measures idbert in a process of its own."""
-    names = ("model", "hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch", "tokens")
+    names = ("model", "hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch")
     work = {name: getattr(options, name) for name in names}
     work |= {name: getattr(options, name) for name in ("seconds", "warmup", "threads", "device")}
     draws = LOSSES[loss].draws_rows
     work |= {"loss": loss, "loss_options": json.loads(options.loss_options) if draws else {}}
     work |= {"attention_dropout": options.attention_dropout, "precision": precision}
-    work |= {"accumulation": accumulation, "sparse_rows": options.sparse_rows if draws else None}
+    work |= {"tokens": tokens, "accumulation": accumulation}
+    work |= {"sparse_rows": options.sparse_rows if draws else None}
     work["data"] = str(data)
     return partial(in_own_process, "training_work", [json.dumps(work)], options.threads)
 
@@ -80,10 +87,12 @@ def theirs(peer: Peer, options: argparse.Namespace, data: Path) -> dict[str, Any
 def forms_of(options: argparse.Namespace, data: Path) -> dict[str, Measure]:
     """Return everything that is measured, by its name in the table."""
     forms: dict[str, Measure] = {}
-    for loss, precision, parts in product(options.loss, options.precision, options.accumulation):
+    ours_are = (options.loss, options.precision, options.tokens, options.accumulation)
+    for loss, precision, tokens, parts in product(*ours_are):
         words = [loss] * (loss != options.loss[0]) + [precision] * (precision != "float32")
+        words += [f"{tokens:,} positions a step"] * (tokens > 0)
         words += [f"steps of {parts} batches"] * (parts > 1)
-        forms[", ".join(["idbert", *words])] = ours(options, data, loss, precision, parts)
+        forms[", ".join(["idbert", *words])] = ours(options, data, loss, precision, tokens, parts)
     for peer in peers_for(options, options.model):
         forms[peer.name] = partial(theirs, peer, options, data)
     return forms
@@ -118,7 +127,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup", type=int, default=20, help="our steps that are not counted")
     parser.add_argument("--peer_warmup", type=int, default=5, help="the same of the peers'")
     parser.add_argument("--attention_dropout", action="store_true", help="on both sides")
-    parser.add_argument("--tokens", type=int, default=0, help="of our batches; 0: as the peers'")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="real positions of our steps, one row each; 0: as many as the peers'",
+    )
     parser.add_argument(
         "--accumulation", type=int, nargs="+", default=[1], help="our batches a step; one row each"
     )
