@@ -64,6 +64,12 @@ def bert_obstacles(config: EncoderConfig) -> list[str]:
         f"residual scores (residual_scores='{config.residual_scores}')": (
             config.residual_scores != "none"
         ),
+        f"a gated feed-forward block (feed_forward='{config.feed_forward}')": (
+            config.feed_forward != "plain"
+        ),
+        f"gates on the residual sums (layer_residual='{config.layer_residual}')": (
+            config.layer_residual != "plain"
+        ),
         f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
         f"a dense layer behind the fusion (width {config.fusion_width})": (
             config.fusion_width is not None

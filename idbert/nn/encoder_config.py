@@ -16,6 +16,8 @@ EncoderKind = Literal["bert", "nezha"]
 Norm = Literal["post", "pre"]
 PositionOrigin = Literal["oldest", "newest"]
 ResidualScores = Literal["none", "sum", "gated"]
+FeedForward = Literal["plain", "gated"]
+LayerResidual = Literal["plain", "gated"]
 
 BERT_MAX_LENGTH = 200
 NEZHA_MAX_RELATIVE_POSITION = 64
@@ -57,6 +59,9 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     residual_scores: ResidualScores = "none"
     """RealFormer: whether layers hand on their attention scores, and by a learned gate."""
+
+    feed_forward: FeedForward = "plain"
+    layer_residual: LayerResidual = "plain"
 
     fusion: str = "last"
     fusion_layers: list[int] | None = None

@@ -35,6 +35,8 @@ _MEANING = (
     "layer_norm_eps",
     "max_relative_position",
     "residual_scores",
+    "feed_forward",
+    "layer_residual",
 )
 """Fields of the config by which a layer's weights mean what they were trained to mean."""
 

@@ -32,6 +32,9 @@ _WIDTHS, _INNER_WIDTHS = 10, 4
 queries, keys, values, what was attended to, sums and norms), and so many times its inner width,
 gradients of these meanwhile with them."""
 
+_GATE_WIDTHS = 6
+"""The same of the gates on the two residual sums of a layer: what is let through, and how far."""
+
 _SCORES = 3
 """Copies of an attention matrix: scores, shares, shares after dropout."""
 
@@ -48,7 +51,8 @@ class Workload:
         width: D.
         other_parameters: Numbers of all weights but the table and its biases.
         layers: Of the encoder.
-        inner_width: Of its feed-forward blocks.
+        inner_width: Of its feed-forward blocks; twice that where they are gated.
+        gate_width: Numbers of a position that gates on the residual sums of a layer keep.
         positions: Of the largest batch of this process.
         matrix_columns: Numbers of a position in the attention matrices of a layer; 0 where a fused
             kernel keeps none.
@@ -67,6 +71,7 @@ class Workload:
     other_parameters: int
     layers: int
     inner_width: int
+    gate_width: int
     positions: int
     matrix_columns: int
     targets: int
@@ -119,7 +124,8 @@ def estimate_memory(of: Workload) -> MemoryEstimate:
     if of.several_processes:
         gradients += of.other_parameters + (0 if of.sparse_rows else table)
     loss = of.scored_targets * of.scores_of_target * of.score_copies + 4 * of.targets * of.width
-    layer = _WIDTHS * of.width + _INNER_WIDTHS * of.inner_width + _SCORES * of.matrix_columns
+    layer = _WIDTHS * of.width + _INNER_WIDTHS * of.inner_width + of.gate_width
+    layer += _SCORES * of.matrix_columns
     activations = of.positions * (of.layers * layer + 4 * of.width)
     evaluation = 0
     if of.users:
@@ -162,7 +168,8 @@ def workload_of(
         width=config.hidden_size,
         other_parameters=numbers - table.numel() - config.vocab_size,
         layers=config.num_hidden_layers,
-        inner_width=config.intermediate_size,
+        inner_width=config.intermediate_size * (1 if config.feed_forward == "plain" else 2),
+        gate_width=0 if config.layer_residual == "plain" else _GATE_WIDTHS * config.hidden_size,
         positions=positions,
         matrix_columns=0 if is_fused else config.num_attention_heads * longest,
         targets=targets,

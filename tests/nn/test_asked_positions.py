@@ -16,6 +16,7 @@ LENGTH = 20
 ENCODERS = {
     "post-LN": {},
     "pre-LN": {"norm": "pre"},
+    "gated layers": {"feed_forward": "gated", "layer_residual": "gated"},
     "plain products": {"attention": "eager"},
     "residual scores": {"residual_scores": "sum"},
     "NEZHA": {"kind": "nezha", "max_length": None},

@@ -76,6 +76,8 @@ def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
         kind="nezha",
         norm="pre",
         residual_scores="gated",
+        feed_forward="gated",
+        layer_residual="gated",
         fusion=FusionSettings("mean", width=64),
         block=BlockSettings("lstm"),
         head_transform=False,
@@ -84,7 +86,9 @@ def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError) as refusal:
         export_bert(model, tmp_path)
     obstacles = ("kind='nezha'", "norm='pre'", "causal", "'mean'", "head_transform=False")
-    for obstacle in (*obstacles, "residual_scores='gated'", "width 64", "block 'lstm'"):
+    obstacles += ("residual_scores='gated'", "width 64", "block 'lstm'")
+    obstacles += ("feed_forward='gated'", "layer_residual='gated'")
+    for obstacle in obstacles:
         assert obstacle in str(refusal.value)
     assert not list(tmp_path.iterdir())
 

@@ -30,6 +30,8 @@ CHANGES = {
     "attention_dropout": {"attention_dropout": 0.5},
     "attention": {"attention": "eager"},
     "residual_scores": {"residual_scores": "sum", "attention": "eager"},
+    "feed_forward": {"feed_forward": "gated"},
+    "layer_residual": {"layer_residual": "gated"},
     "fusion": {"fusion": FusionSettings("mean")},
     "block": {"block": BlockSettings("lstm")},
     "residual": {"block": BlockSettings("lstm"), "residual": ResidualSettings("none")},
@@ -91,6 +93,8 @@ def test_a_config_survives_saving(tmp_path):
         block=BlockSettings("textcnn", 6, {"kernel_widths": (3, 5)}),
         residual=ResidualSettings("projected", gate=True),
         residual_scores="gated",
+        feed_forward="gated",
+        layer_residual="gated",
         norm="pre",
     )
     config = settings.to_config(vocab_size=20, is_causal=True, type_vocab_size=3)
@@ -167,6 +171,8 @@ def test_settings_out_of_range_or_without_effect_are_refused(changes, message):
         ("kind", "nezah", r"kind is 'nezah'. Did you mean 'nezha'\? Choose from: bert, nezha"),
         ("norm", "prenorm", r"norm is 'prenorm'.* Choose from: post, pre"),
         ("residual_scores", "sums", r"residual_scores is 'sums'. Did you mean 'sum'\?"),
+        ("feed_forward", "swiglu", r"feed_forward is 'swiglu'. Choose from: plain, gated"),
+        ("layer_residual", "gate", r"layer_residual is 'gate'. Did you mean 'gated'\?"),
         ("attention", "flash", r"attention is 'flash'. Choose from: auto, sdpa, eager"),
     ],
 )

@@ -31,8 +31,19 @@ from tests.pipelines.conftest import World
             {"residual_scores": "gated", "fusion": "layer", "fusion_width": 4},
             4,
         ),
+        (
+            "--model.norm=pre --model.feed_forward=gated --model.activation=silu"
+            " --model.layer_residual=gated",
+            {"feed_forward": "gated", "layer_residual": "gated", "hidden_act": "silu"},
+            8,
+        ),
     ],
-    ids=["textcnn beside mean and max", "transformer on free weights", "one narrow layer"],
+    ids=[
+        "textcnn beside mean and max",
+        "transformer on free weights",
+        "one narrow layer",
+        "gated layers",
+    ],
 )
 def test_every_part_is_a_setting_of_both_stages(
     settings: str, saved: dict[str, object], width: int, world: World, tmp_path: Path

@@ -40,6 +40,7 @@ WORK = Workload(
     other_parameters=100_000,
     layers=2,
     inner_width=256,
+    gate_width=0,
     positions=2000,
     matrix_columns=400,
     targets=500,
