@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
 from idbert.evaluation.baselines import fit_baselines
@@ -12,13 +15,15 @@ from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score
 from idbert.evaluation.report import ReportContent, UserExample, report_html
 from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.item_times import MICROSECONDS
 from idbert.inputs.splits import SplitSettings
 from idbert.inputs.vocabulary import Vocabulary
+from idbert.nn.checkpoint_config import read_config
 from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
-from idbert.tables import HISTORY, ITEM, SCORE
+from idbert.tables import ITEM, SCORE, TIME, USER, Interactions
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import logger, naming_plugins_of, stage
@@ -126,6 +131,7 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
     scores = {name: _score(run, users) for name, run in _named(runs).items()} | fit_baselines(
         known.items, known.offsets, *histories, len(vocabulary), train_times=known.times
     )
+    query_time_words = _query_time_words(runs)
     evaluations = {}
     for name, score in scores.items():
         with stage(f"evaluate {name}"):
@@ -134,7 +140,7 @@ def evaluate_runs(runs: Sequence[RunDir], part: Part, *, filter_seen: bool = Tru
                 users.targets_U,
                 histories,
                 counts_V=vocabulary.counts_V,
-                split=f"{settings.split.name.replace('_', '-')}, {part}",
+                split=f"{settings.split.name.replace('_', '-')}, {part}{query_time_words}",
                 filter_seen=filter_seen,
             )
     untrained = int((vocabulary.counts_V[users.targets_U] == 0).sum())
@@ -193,6 +199,18 @@ def _named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
     return dict(zip(names, runs, strict=True))
 
 
+def _query_time_words(runs: Sequence[RunDir]) -> str:
+    """Say of runs whose models read times which of them know when the target came."""
+    reads = {}
+    for name, run in _named(runs).items():
+        with naming_plugins_of(run):
+            reads[name] = read_config(run.model / "config.json").reads_times
+    if all(times == "none" for times in reads.values()):
+        return ""
+    using = [name for name, times in reads.items() if times == "queries"]
+    return f"; query time: {'used by ' + ', '.join(using) if using else 'not used'}"
+
+
 def _score(run: RunDir, users: Validation) -> Score:
     """Return what scores the users by a run's model, which reads as much of a history as it did."""
     cut = replace(users, max_length=log_settings_of(run).sequences.max_length)
@@ -210,7 +228,12 @@ def _examples(
     histories = [ids_of(users.histories.items[start:end]) for start, end in pairwise(offsets)]
     targets = ids_of(users.targets_U[: len(histories)])
     k = min(SHOWN_EVENTS, recommender.vocabulary.num_items)
-    lists = recommender.recommend(histories, k)
+    reads = recommender.model.config.reads_times
+    at = None
+    if reads == "queries" and users.query_times_U is not None:
+        at = users.query_times_U[: len(histories)] / MICROSECONDS
+    asked = histories if reads == "none" else _with_times(users, len(histories), recommender)
+    lists = recommender.recommend(asked, k, at=at)
 
     def in_words(items: Iterable[Any]) -> list[str]:
         return [titles.get(item, str(item)) for item in items]
@@ -226,7 +249,17 @@ def _examples(
             users.histories.users.to_pylist(),
             histories,
             targets,
-            (lists[lists[HISTORY] == number] for number in range(len(histories))),
+            (lists[lists[lists.columns[0]] == number] for number in range(len(histories))),
             strict=False,
         )
     ]
+
+
+def _with_times(users: Validation, count: int, recommender: Recommender) -> Interactions:
+    """Return the first users' histories as a table with times; the users are numbered."""
+    part = slice(0, users.histories.offsets[count])
+    numbers_T = np.repeat(np.arange(count), users.histories.lengths[:count])
+    items = pa.array(recommender.vocabulary.ids_of(users.histories.items[part]))
+    assert users.histories.times is not None  # the model was evaluated on them
+    columns = {USER: numbers_T, ITEM: items, TIME: users.histories.times[part]}
+    return Interactions(pa.table(columns), times_are_real=True)

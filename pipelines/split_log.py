@@ -40,11 +40,13 @@ class SplitLog:
         """
         if isinstance(self.parts, PreparedLog):
             histories, targets_U = self.parts.held_out(part)
+            query_times_U = self.parts.target_times(part)
         else:
             withheld = self._withheld(self.parts, part)
             histories = build_sequences(withheld.histories, self.vocabulary, WHOLE)
             targets_U = self.vocabulary.rows(withheld.targets.column(ITEM))
-        return Validation(histories, targets_U, max_length=max_length)
+            query_times_U = withheld.target_times()
+        return Validation(histories, targets_U, max_length=max_length, query_times_U=query_times_U)
 
     def known(self, part: Part) -> Sequences:
         """Return all events of all users that come before the targets."""

@@ -102,6 +102,14 @@ class PreparedLog:
         targets_U = self.events.items[cut.ends_U[cut.tested_U]].astype(np.int64)
         return _of_users(histories, cut.tested_U).packed(), targets_U
 
+    def target_times(self, part: Part) -> Int64[np.ndarray, "U"] | None:
+        """Return when the targets of `held_out` came, in microseconds; None without real times."""
+        if not self.times_are_real or self.events.times is None:
+            return None
+        cut = self._cuts[("validation", "test").index(part)]
+        times_U: np.ndarray = self.events.times[cut.ends_U[cut.tested_U]]
+        return times_U
+
     def known(self, part: Part) -> Sequences:
         """Return all events that come before the targets, of tested users or not, in memory."""
         known = self._known(self._cuts[("validation", "test").index(part)])

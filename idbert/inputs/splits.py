@@ -32,6 +32,13 @@ class HeldOut:
         """Return the number of users."""
         return len(self.targets)
 
+    def target_times(self) -> Int64[np.ndarray, "U"] | None:
+        """Return when the targets came, in microseconds; None where the log has no real times."""
+        if not self.targets.times_are_real:
+            return None
+        times_U: np.ndarray = self.targets.column(TIME).to_numpy()
+        return times_U
+
 
 @dataclass(frozen=True)
 class Split:

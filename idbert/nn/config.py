@@ -4,7 +4,7 @@
 and nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from idbert.errors import ConfigError
@@ -22,6 +22,7 @@ from idbert.nn.encoder_config import (
     check_choice,
 )
 from idbert.nn.structure import StructureSettings
+from idbert.nn.time_bias import TimeBiasSettings
 
 __all__ = [
     "BERT_MAX_LENGTH",
@@ -100,6 +101,9 @@ class EncoderSettings(StructureSettings, LayerSettings):
     Raises:
         ConfigError: a value is out of range, or a setting cannot act beside the others.
     """
+
+    time_bias: TimeBiasSettings = field(default_factory=TimeBiasSettings)
+    """How attention knows of the time between events; for items only."""
 
     head_transform: bool | None = None
     """Dense layer, activation and LayerNorm below the item scores, as in BERT's masked-word head.
@@ -185,6 +189,9 @@ class EncoderSettings(StructureSettings, LayerSettings):
             residual_scores=self.residual_scores,
             feed_forward=self.feed_forward,
             layer_residual=self.layer_residual,
+            time_bias=self.time_bias.name,
+            time_buckets=self.time_bias.num_buckets,
+            query_time=self.time_bias.query_time,
             head_transform=not is_causal if self.head_transform is None else self.head_transform,
             initializer_range=self.initializer_range,
             layer_norm_eps=self.layer_norm_eps,

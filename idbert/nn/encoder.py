@@ -28,6 +28,7 @@ from idbert.nn.encoder_config import EncoderConfig, ResidualScores, check_attent
 from idbert.nn.layers import LayerStack
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.nn.relative import RelativePositions, relative_table
+from idbert.nn.time_bias import check_timestamps, time_buckets
 
 
 class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -142,6 +143,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         position_ids: Int[Tensor, "#B L"] | None = None,
         output_hidden_states: bool | None = None,
         queries: Int64[Tensor, "B Q"] | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
@@ -155,14 +158,17 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             queries: Positions of each sequence at which the last state is wanted, [B, Q, D]; None:
                 all. The last layer is computed there alone where the encoder can do so; there is
                 no pooler's output.
+            timestamps: Of each event, in seconds, where the config has a time bias.
+            query_timestamps: The time of the item that each position is asked for, in seconds,
+                where the time bias of a causal encoder reads it.
 
         Raises:
             ShapeError: the mask's shape is not that of input_ids, or a sequence is too long.
-            ConfigError: position_ids are given to NEZHA.
+            ConfigError: position_ids are given to NEZHA, or times to an encoder without them.
         """
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        context = self._context(input_ids, attention_mask)
+        context = self._context(input_ids, attention_mask, timestamps, query_timestamps)
         if position_ids is None and self.config.position_origin == "newest":
             position_ids = positions_from_newest(input_ids, attention_mask)
         embedded_BLD = self.embeddings(
@@ -184,7 +190,13 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         """Say whether the last layer can be computed at some positions alone."""
         return self.relative_positions is None and self.config.residual_scores == "none"
 
-    def _context(self, input_ids: Tensor, attention_mask: Tensor | None) -> AttentionContext:
+    def _context(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        timestamps: Tensor | None,
+        query_timestamps: Tensor | None,
+    ) -> AttentionContext:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ShapeError(
                 f"attention_mask has shape {list(attention_mask.shape)}, input_ids "
@@ -197,6 +209,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         kernel_is_causal = (
             is_causal
             and self.config._attn_implementation == "sdpa"
+            and self.config.time_bias == "none"
             and (attention_mask is None or is_right_padded(attention_mask))
         )
         visible = (
@@ -211,7 +224,20 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             if self.relative_positions is None
             else self.relative_positions(length, is_causal=is_causal)
         )
-        return AttentionContext(visible, kernel_is_causal, distances)
+        buckets_BLL = self._buckets(input_ids, timestamps, query_timestamps)
+        return AttentionContext(visible, kernel_is_causal, distances, buckets_BLL)
+
+    def _buckets(
+        self, input_ids: Tensor, timestamps: Tensor | None, query_timestamps: Tensor | None
+    ) -> Tensor | None:
+        """Return the buckets of the time bias; None without one."""
+        config = self.config
+        check_timestamps(
+            input_ids, timestamps, query_timestamps, config.reads_times, is_causal=config.is_causal
+        )
+        if timestamps is None or config.time_buckets is None:
+            return None
+        return time_buckets(timestamps, query_timestamps, config.time_buckets)
 
 
 def positions_from_newest(

@@ -11,6 +11,7 @@ from idbert.errors import ConfigError, suggestion
 from idbert.nn.blocks import BlockSettings
 from idbert.nn.fusion import FusionSettings, resolve_layers
 from idbert.nn.residual import check_residual
+from idbert.nn.time_bias import TimesRead, check_time_bias
 
 EncoderKind = Literal["bert", "nezha"]
 Norm = Literal["post", "pre"]
@@ -63,6 +64,11 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     feed_forward: FeedForward = "plain"
     layer_residual: LayerResidual = "plain"
 
+    time_bias: str = "none"
+    time_buckets: int | None = None
+    """Buckets of the time bias; None without one."""
+    query_time: bool = False
+
     fusion: str = "last"
     fusion_layers: list[int] | None = None
     fusion_width: int | None = None
@@ -89,6 +95,7 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             )
         self._check_structure()
         check_residual_scores(self.residual_scores, self.num_hidden_layers)
+        check_time_bias(self.time_bias, self.time_buckets, self.query_time)
         if self.needs_scores and self._attn_implementation is None:
             self._attn_implementation = "eager"
 
@@ -122,6 +129,13 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     def num_states(self) -> int:
         """K: the embedding output and every layer."""
         return self.num_hidden_layers + 1
+
+    @property
+    def reads_times(self) -> TimesRead:
+        """Which times a batch must hold."""
+        if self.time_bias == "none":
+            return "none"
+        return "queries" if self.query_time else "events"
 
     @property
     def needs_scores(self) -> bool:

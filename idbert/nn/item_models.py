@@ -132,6 +132,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         attention_mask: Integer[Tensor, "B L"] | Bool[Tensor, "B L"] | None = None,
         token_type_ids: Int64[Tensor, "B L"] | None = None,
         position_ids: Int64[Tensor, "#B L"] | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
         labels: Int64[Tensor, "B L"] | None = None,
         weights: Float[Tensor, "B L"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -146,6 +148,9 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             attention_mask: 1 at real positions, 0 at padding; None: all are real.
             token_type_ids: Behaviour of each position; None: all 0.
             position_ids: Positions other than 0, 1, 2, ...
+            timestamps: Of each event, in seconds, for a model with a time bias.
+            query_timestamps: Of the item that each position is asked for, for a next-item model
+                whose time bias reads the query's time.
             labels: The right row, or -100 where there is no target; only positions with a target
                 reach the head.
             weights: How much each target counts; None: all 1.
@@ -158,6 +163,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
+            timestamps=timestamps,
+            query_timestamps=query_timestamps,
             queries=queries_BQ,
         )
         if labels is None:
@@ -206,20 +213,14 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         return users_UD
 
     def _query_states(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
+        self, input_ids: Tensor, *, attention_mask: Tensor, **inputs: Tensor
     ) -> Tensor:
         """Return the backbone's vectors at the last real position of each sequence."""
         hidden_B1X: Tensor = self.backbone(
             input_ids,
             attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
             queries=attention_mask.sum(1, keepdim=True) - 1,
+            **inputs,
         )
         return hidden_B1X[:, 0]
 

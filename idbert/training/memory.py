@@ -163,6 +163,9 @@ def workload_of(
     elif isinstance(loss, ChunkedSoftmax):
         scored, copies = min(targets, loss.chunk_size), 2
     is_fused = config._attn_implementation != "eager" and not config.attention_probs_dropout_prob
+    is_fused &= config.time_bias == "none"
+    # Of the time bias every layer reads one matrix of buckets, and adds one of biases a head.
+    matrices = 0 if is_fused else config.num_attention_heads + (config.time_bias != "none")
     return Workload(
         rows=config.vocab_size,
         width=config.hidden_size,
@@ -171,7 +174,7 @@ def workload_of(
         inner_width=config.intermediate_size * (1 if config.feed_forward == "plain" else 2),
         gate_width=0 if config.layer_residual == "plain" else _GATE_WIDTHS * config.hidden_size,
         positions=positions,
-        matrix_columns=0 if is_fused else config.num_attention_heads * longest,
+        matrix_columns=matrices * longest,
         targets=targets,
         scored_targets=scored,
         scores_of_target=per_target,

@@ -129,7 +129,8 @@ def training_data(
     Of sequences longer than the model can hold the newest part is kept.
 
     Raises:
-        ConfigError: masking is given to a next-item model, or lacks for a masked-item model.
+        ConfigError: masking is given to a next-item model, or lacks for a masked-item model; or
+            the model reads times that the log does not have.
     """
     if model.max_length is not None:
         # A next-item model reads all events but the last, which is only a target.
@@ -142,10 +143,11 @@ def training_data(
             masking,
             vocab_size=model.config.vocab_size,
             seed=seed,
+            times=model.config.reads_times,
         )
     if masking is not None:
         raise ConfigError("Masking cannot act on a next-item model. Leave it out.")
-    return NextItemData(sequences)
+    return NextItemData(sequences, model.config.reads_times)
 
 
 def _newest(sequences: Sequences, max_length: int) -> Sequences:

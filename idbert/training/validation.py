@@ -32,6 +32,8 @@ class Validation:
         targets_U: The vocabulary row of each user's next item.
         max_length: Newest events of a history that the model reads; None: as many as it can hold.
         filter_seen: Whether items of a user's history are left out of the ranking.
+        query_times_U: When each next item came, in microseconds since 1970-01-01 UTC, for models
+            that read the query's time; None where the log has no times.
 
     Raises:
         DataError: histories and targets are not of the same users.
@@ -41,6 +43,7 @@ class Validation:
     targets_U: Int64[np.ndarray, "U"]
     max_length: int | None = None
     filter_seen: bool = True
+    query_times_U: Int64[np.ndarray, "U"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.histories) != len(self.targets_U):
@@ -74,6 +77,8 @@ def model_score(
                 objective=model.objective,
                 max_length=min(limits, default=None),
                 token_budget=batches.token_budget,
+                times=model.config.reads_times,
+                query_times_U=validation.query_times_U,
             ),
             rank,
             None,

@@ -10,6 +10,7 @@ from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.residual import ResidualSettings
+from idbert.nn.time_bias import TimeBiasSettings
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0]])
 MASK = (IDS != 0).long()
@@ -30,6 +31,7 @@ CHANGES = {
     "attention_dropout": {"attention_dropout": 0.5},
     "attention": {"attention": "eager"},
     "residual_scores": {"residual_scores": "sum", "attention": "eager"},
+    "time_bias": {"time_bias": TimeBiasSettings("log")},
     "feed_forward": {"feed_forward": "gated"},
     "layer_residual": {"layer_residual": "gated"},
     "fusion": {"fusion": FusionSettings("mean")},
@@ -48,7 +50,8 @@ def build(**changes) -> Backbone:
 
 def output(backbone: Backbone) -> torch.Tensor:
     torch.manual_seed(1)
-    return backbone.train()(IDS, attention_mask=MASK)
+    times = {"timestamps": IDS * 1000} if backbone.encoder.config.time_bias != "none" else {}
+    return backbone.train()(IDS, attention_mask=MASK, **times)
 
 
 def test_every_field_of_the_settings_has_a_change_in_this_test():
@@ -93,6 +96,7 @@ def test_a_config_survives_saving(tmp_path):
         block=BlockSettings("textcnn", 6, {"kernel_widths": (3, 5)}),
         residual=ResidualSettings("projected", gate=True),
         residual_scores="gated",
+        time_bias=TimeBiasSettings("log", buckets=9, query_time=True),
         feed_forward="gated",
         layer_residual="gated",
         norm="pre",
