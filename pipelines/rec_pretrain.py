@@ -16,7 +16,7 @@ from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
 from nlp_tasks.pretrain.start import ItemStart
 from pipelines.cli import run_command, stage
-from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_titles
+from pipelines.corridor import CorridorSettings, as_dict, as_prepared, read_attributes, read_titles
 from pipelines.frequency_start import start_items
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
@@ -71,6 +71,7 @@ def main(config: RecPretrainSettings) -> None:
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
         item_counts=vocabulary.counts_V,
+        attributes=read_attributes(config.data, vocabulary),
     )
     check_memory_first(
         build, sequences, config.masking, config.batches, config.training, validation

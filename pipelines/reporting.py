@@ -187,7 +187,8 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
 def _events_of(settings: LogSettings) -> tuple[DataSettings, SplitSettings]:
     """Return the settings that decide which events a run was trained and tested on."""
     anywhere = DataSettings()
-    data = replace(settings.data, items=anywhere.items, memory_limit=anywhere.memory_limit)
+    same = ("items", "memory_limit", "attributes", "attribute_separator")
+    data = replace(settings.data, **{name: getattr(anywhere, name) for name in same})
     return data, settings.split
 
 

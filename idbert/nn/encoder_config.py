@@ -69,6 +69,11 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Buckets of the time bias; None without one."""
     query_time: bool = False
 
+    num_attributes: int = 0
+    """Attributes of items whose vectors are added to the ids'; 0: none."""
+    attributes_per_item: int = 0
+    """The most that an item has."""
+
     fusion: str = "last"
     fusion_layers: list[int] | None = None
     fusion_width: int | None = None

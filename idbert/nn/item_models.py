@@ -85,6 +85,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         num_behaviours: int = 0,
         loss: LossSettings | None = None,
         item_counts: Int64[np.ndarray, "V"] | None = None,
+        attributes: Int64[np.ndarray, "V _"] | None = None,
     ) -> Model:
         """Make an untrained model; its weights are drawn from torch's global generator.
 
@@ -94,6 +95,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_behaviours: Kinds of events (view, buy, ...); 0 where the log has no such column.
             loss: The loss over the catalogue. Default: the chunked softmax.
             item_counts: Training events of each row, for a loss that draws negatives by popularity.
+            attributes: Numbers of each row's attributes, from 1 on, filled up with 0, as
+                `inputs.attributes.attribute_rows` makes them; None: items have none.
         """
         config = settings.to_config(
             vocab_size=vocab_size,
@@ -102,7 +105,12 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         )
         loss = loss or LossSettings()
         config.loss, config.loss_options = loss.name, plain_options(loss.options)
+        if attributes is not None:
+            config.num_attributes = int(attributes.max())
+            config.attributes_per_item = attributes.shape[1]
         model = cls(config)
+        if model._attributes is not None:
+            model._attributes.rows_VG.copy_(torch.from_numpy(attributes))
         if item_counts is not None:
             model.loss.fit(torch.from_numpy(item_counts))
         return model
@@ -117,9 +125,16 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             pretrained: Over the same vocabulary, with the same backbone.
 
         Raises:
-            ConfigError: the backbones differ in shape, or compute different things.
+            ConfigError: the backbones differ in shape, or compute different things, or items have
+                other attributes.
         """
         check_same_architecture(pretrained.backbone, self.backbone)
+        theirs, ours = pretrained._attributes, self._attributes
+        if theirs and ours and not torch.equal(theirs.rows_VG.to(ours.rows_VG), ours.rows_VG):
+            raise ConfigError(
+                "The pretrained items have other attributes. Give both stages the same table of "
+                "items and the same data.attributes."
+            )
         self.backbone.load_state_dict(pretrained.backbone.state_dict())
         self.head.bias.copy_(pretrained.head.bias)
         if type(self.head.transform) is type(pretrained.head.transform):

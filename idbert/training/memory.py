@@ -61,6 +61,7 @@ class Workload:
         scores_of_target: Rows that a target is compared with.
         score_copies: Tensors of that size at once.
         sparse_rows: Whether only the rows that are read get gradients.
+        sum_tables: Tables as large as that of the items that hold sums with attributes.
         averages: Copies of the weights that are averages.
         several_processes: Whether gradients lie in the buckets of DDP too.
         users: Of the validation part; 0 without one.
@@ -79,6 +80,7 @@ class Workload:
     scores_of_target: int
     score_copies: int
     sparse_rows: bool
+    sum_tables: int
     averages: int
     several_processes: bool
     users: int
@@ -121,6 +123,7 @@ def estimate_memory(of: Workload) -> MemoryEstimate:
         # From below and from above the table gets a gradient each, which are then added.
         moments = 2 * weights
         gradients = of.other_parameters + 3 * table
+    gradients += of.sum_tables * of.rows * of.width
     if of.several_processes:
         gradients += of.other_parameters + (0 if of.sparse_rows else table)
     loss = of.scored_targets * of.scores_of_target * of.score_copies + 4 * of.targets * of.width
@@ -180,6 +183,7 @@ def workload_of(
         scores_of_target=per_target,
         score_copies=copies,
         sparse_rows=wants_sparse_rows(model, settings),
+        sum_tables=2 if config.num_attributes else 0,  # the sums, and their gradient
         averages=int(settings.averaging.name != "none"),
         several_processes=size > 1,
         users=users,

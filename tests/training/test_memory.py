@@ -49,6 +49,7 @@ WORK = Workload(
     scores_of_target=100_000,
     score_copies=2,
     sparse_rows=False,
+    sum_tables=0,
     averages=1,
     several_processes=False,
     users=100,
