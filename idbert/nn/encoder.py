@@ -194,8 +194,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
-        timestamps: Tensor | None,
-        query_timestamps: Tensor | None,
+        timestamps: Tensor | None = None,
+        query_timestamps: Tensor | None = None,
     ) -> AttentionContext:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ShapeError(
