@@ -35,7 +35,7 @@ def plain_operations() -> Iterator[None]:
         mock.patch("idbert.nn.products.onednn_is_faster", lambda: False),
         mock.patch("idbert.nn.dropout.dropout", F.dropout),
         mock.patch("idbert.nn.attention.drop", F.dropout),
-        mock.patch("idbert.nn.attention.suits", lambda query, probability: False),
+        mock.patch("idbert.nn.attention.suits", lambda query, probability, has_bias=False: False),
         mock.patch("idbert.nn.item_models.asked_at", everywhere),
     ):
         yield

@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
+from idbert.inputs.attributes import attribute_rows
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_items
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.splits import SplitSettings
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import BERT_MAX_LENGTH, EncoderSettings
 from idbert.run_dir import MARKER, RunDir
 from idbert.tables import ITEM, TITLE, Interactions
@@ -42,11 +45,23 @@ class LogSource:
     folder that rec_prepare wrote."""
     items: str | None = None
     """A table of item_id and title, for the report and the printed recommendations."""
+    attributes: tuple[str, ...] = ()
+    """Columns of that table whose values (genres, a category) get vectors that are added to those
+    of the items: '[genres]'. Lists, or strings that are split; kept with the model."""
+    attribute_separator: str = "|"
+    """What stands between several attributes in one string."""
 
 
 @dataclass(frozen=True)
 class DataSettings(InteractionSettings, LogSource):
     """The log, and how to read it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.attribute_separator:
+            raise ConfigError("attribute_separator is empty. Leave it out for '|'.")
+        if not self.attributes and self.attribute_separator != LogSource.attribute_separator:
+            raise ConfigError("attribute_separator cannot act without attributes. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -200,6 +215,10 @@ def as_prepared(config: Corridor) -> Corridor:
         there.data,
         source=config.data.source,
         items=config.data.items or there.data.items or (named_items and str(named_items)),
+        attributes=config.data.attributes or there.data.attributes,
+        attribute_separator=(
+            config.data if config.data.attributes else there.data
+        ).attribute_separator,
         memory_limit=config.data.memory_limit,
     )
     return dataclasses.replace(config, data=data, split=there.split)
@@ -219,6 +238,25 @@ def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:
     items = read_items(path)
     ids = items[ITEM] if pa.types.is_integer(id_type) else items[ITEM].astype(str)
     return dict(zip(ids.tolist(), items[TITLE].astype(str).tolist(), strict=True))
+
+
+def read_attributes(data: DataSettings, vocabulary: Vocabulary) -> np.ndarray | None:
+    """Return the numbers of the items' attributes; None where the settings name none.
+
+    Raises:
+        ConfigError: there is no table of items, or no item of the catalogue has an attribute.
+        DataError: a column is missing.
+    """
+    if not data.attributes:
+        return None
+    named = _named(data)
+    path = data.items or (named.items if named else None)
+    if path is None:
+        raise ConfigError(
+            f"data.attributes names {', '.join(data.attributes)}, and there is no table of items. "
+            "Give it by data.items."
+        )
+    return attribute_rows(read_items(path), data.attributes, vocabulary, data.attribute_separator)
 
 
 def _prepared_run(data: DataSettings) -> RunDir | None:

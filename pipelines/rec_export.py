@@ -46,6 +46,9 @@ class RecExportSettings:
     the folder that rec_prepare wrote, which is only mapped. Default: the run's log."""
     behaviour: str | None = None
     """Which kind of event users' vectors are to predict. Default: the most frequent one."""
+    at: str | None = None
+    """The moment for which users' vectors are made, for a model that reads it: an ISO date, or
+    seconds since 1970-01-01 UTC."""
     layer: Layer = None
     """In place of the vectors that are searched, those that a layer makes of each item alone: 0 the
     embedding output, 1 the first layer, -1 the last, or fused."""
@@ -59,7 +62,7 @@ class RecExportSettings:
     """The cluster of engine=ray"""
 
     def __post_init__(self) -> None:
-        for_users = {"histories": self.histories, "behaviour": self.behaviour}
+        for_users = {"histories": self.histories, "behaviour": self.behaviour, "at": self.at}
         idle = {"layer": self.layer} if self.what == "users" else for_users
         for name, value in idle.items():
             if value is not None:
@@ -110,15 +113,17 @@ def _source(
     if config.histories is not None:
         data = replace(data, source=config.histories)
     made_of: dict[str, Any] = {"behaviour": config.behaviour, "histories": data.source}
+    if config.at is not None:
+        made_of["at"] = config.at
     prepared = open_prepared(data)
     if prepared is not None:
         folder = Path(data.source).resolve()
         made_of["files"] = prepared.source
-        return UserSource(folder, config.behaviour), made_of, [folder]
+        return UserSource(folder, config.behaviour, config.at), made_of, [folder]
     made_of["files"] = _files(data)
     item_type = Vocabulary.load(run.path).ids.type
     log = read_histories_of(log_settings_of(run).data, config.histories, item_type)
-    return UserSource(log, config.behaviour), made_of, []
+    return UserSource(log, config.behaviour, config.at), made_of, []
 
 
 def _files(data: DataSettings) -> list[list[Any]]:

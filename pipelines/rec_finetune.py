@@ -23,6 +23,7 @@ from pipelines.corridor import (
     as_dict,
     as_prepared,
     check_windows,
+    read_attributes,
     read_titles,
 )
 from pipelines.reporting import finish_run, is_trained, report_once
@@ -81,6 +82,7 @@ def main(config: RecFinetuneSettings) -> None:
         num_behaviours=len(vocabulary.behaviours),
         loss=config.loss,
         item_counts=vocabulary.counts_V,
+        attributes=read_attributes(config.data, vocabulary),
     )
     check_memory_first(build, sequences, None, config.batches, config.training, validation)
     torch.manual_seed(config.training.seed)

@@ -26,6 +26,7 @@ from pipelines.corridor import (
     as_dict,
     as_prepared,
     check_windows,
+    read_attributes,
     read_titles,
 )
 from pipelines.frequency_start import start_items
@@ -100,6 +101,7 @@ def main(config: RecPretrainSettings) -> None:
         loss=config.loss,
         item_counts=vocabulary.counts_V,
         is_causal=is_mixed and config.mixed.used_as == "next",
+        attributes=read_attributes(config.data, vocabulary),
     )
     check_memory_first(
         build, sequences, config.masking, config.batches, config.training, validation

@@ -52,6 +52,9 @@ class RecRecommendSettings:
     behaviour: str | None = None
     """Which kind of event to predict (buy, say); only for masked-item models of a log with
     behaviours. Default: the most frequent one."""
+    at: str | None = None
+    """The moment for which is recommended, for a model that reads it (time_bias.query_time): an
+    ISO date, or seconds since 1970-01-01 UTC."""
     output: str | None = None
     """A .csv or .parquet file for the table of user_id, rank, item_id, score, written while it is
     made; default: print it."""
@@ -110,6 +113,7 @@ def main(config: RecRecommendSettings) -> None:
             allow=None if config.allow is None else _ids(config.allow, item_type, "allow"),
             deny=None if config.deny is None else _ids(config.deny, item_type, "deny"),
             behaviour=config.behaviour,
+            at=config.at,
             users_at_once=config.users_at_once,
         )
         if config.output is not None:

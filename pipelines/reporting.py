@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
@@ -14,13 +16,15 @@ from idbert.evaluation.ranks import Score, target_ranks
 from idbert.evaluation.report import ReportContent, UserExample, report_html
 from idbert.evaluation.user_items import HistoryScore
 from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.item_times import MICROSECONDS
 from idbert.inputs.splits import SplitSettings
 from idbert.inputs.vocabulary import Vocabulary
+from idbert.nn.checkpoint_config import read_config
 from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
-from idbert.tables import HISTORY, ITEM, SCORE
+from idbert.tables import ITEM, SCORE, TIME, USER, Interactions
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import logger, naming_plugins_of, stage
@@ -150,6 +154,7 @@ def evaluate_runs(
         )
     neighbours = scores["item-kNN"]
     assert isinstance(neighbours, HistoryScore)  # whose table says which items are alike
+    query_time_words = _query_time_words(runs)
     evaluations = {}
     for name, score in scores.items():
         with stage(f"evaluate {name}"):
@@ -158,7 +163,7 @@ def evaluate_runs(
                 users.targets_Q,
                 histories,
                 counts_V=vocabulary.counts_V,
-                split=f"{settings.split.in_words()}, {part}",
+                split=f"{settings.split.in_words()}, {part}{query_time_words}",
                 users_Q=users.users_Q,
                 cosines_VV=neighbours.table_VV,
                 popular_ranks_Q=popular.ranks_U,
@@ -208,7 +213,8 @@ def write_report(run: RunDir, evaluated: Evaluated) -> None:
 def _events_of(settings: LogSettings) -> tuple[DataSettings, SplitSettings]:
     """Return the settings that decide which events a run was trained and tested on."""
     anywhere = DataSettings()
-    data = replace(settings.data, items=anywhere.items, memory_limit=anywhere.memory_limit)
+    same = ("items", "memory_limit", "attributes", "attribute_separator")
+    data = replace(settings.data, **{name: getattr(anywhere, name) for name in same})
     return data, settings.split
 
 
@@ -218,6 +224,18 @@ def _named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
     return dict(zip(names, runs, strict=True))
+
+
+def _query_time_words(runs: Sequence[RunDir]) -> str:
+    """Say of runs whose models read times which of them know when the target came."""
+    reads = {}
+    for name, run in _named(runs).items():
+        with naming_plugins_of(run):
+            reads[name] = read_config(run.model / "config.json").reads_times
+    if all(times == "none" for times in reads.values()):
+        return ""
+    using = [name for name, times in reads.items() if times == "queries"]
+    return f"; query time: {'used by ' + ', '.join(using) if using else 'not used'}"
 
 
 def _score(run: RunDir, users: Validation) -> Score:
@@ -238,7 +256,12 @@ def _examples(
     histories = [ids_of(users.histories.items[start:end]) for start, end in bounds]
     targets = ids_of(users.targets_Q[first])
     k = min(SHOWN_EVENTS, recommender.vocabulary.num_items)
-    lists = recommender.recommend(histories, k)
+    reads = recommender.model.config.reads_times
+    at = None
+    if reads == "queries" and users.query_times_Q is not None:
+        at = users.query_times_Q[first] / MICROSECONDS
+    asked = histories if reads == "none" else _with_times(users, first, recommender)
+    lists = recommender.recommend(asked, k, at=at)
 
     def in_words(items: Iterable[Any]) -> list[str]:
         return [titles.get(item, str(item)) for item in items]
@@ -254,7 +277,25 @@ def _examples(
             users.histories.users.take(pa.array(first)).to_pylist(),
             histories,
             targets,
-            (lists[lists[HISTORY] == number] for number in range(len(histories))),
+            (lists[lists[lists.columns[0]] == number] for number in range(len(histories))),
             strict=True,
         )
     ]
+
+
+def _with_times(
+    users: Validation, places: Int64[np.ndarray, "n"], recommender: Recommender
+) -> Interactions:
+    """Return some histories as a table with times; the users are numbered."""
+    part = users.histories.replaced(
+        users=users.histories.users.take(pa.array(places)),
+        starts=users.histories.starts[places],
+        stops=users.histories.stops[places],
+    ).packed()
+    assert part.times is not None  # the model was evaluated on them
+    columns = {
+        USER: np.repeat(np.arange(len(part)), part.lengths),
+        ITEM: pa.array(recommender.vocabulary.ids_of(part.items)),
+        TIME: part.times,
+    }
+    return Interactions(pa.table(columns), times_are_real=True)

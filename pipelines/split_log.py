@@ -52,7 +52,13 @@ class SplitLog:
             self._check_known(withheld)
             events = build_sequences(withheld.whole(), self.vocabulary, WHOLE)
             asked = one_by_one(events, np.diff(withheld.targets.user_offsets()))
-        return Validation(asked.histories, asked.targets_Q, max_length, users_Q=asked.users_Q)
+        return Validation(
+            asked.histories,
+            asked.targets_Q,
+            max_length,
+            users_Q=asked.users_Q,
+            query_times_Q=asked.times_Q,
+        )
 
     def known(self, part: Part) -> Sequences:
         """Return all events of all users that come before the targets."""

@@ -8,11 +8,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
-from idbert.errors import DataError
+from idbert.errors import ConfigError, DataError
 from idbert.inputs.batch_plan import PlannedBatch
+from idbert.inputs.item_times import MICROSECONDS, TimeInput, check_times, times_as_seen
 from idbert.inputs.masking import IGNORED, MaskingSettings, mask_items, next_targets
 from idbert.inputs.planned_loader import PlannedData
 from idbert.inputs.recency import TargetSettings
@@ -21,7 +22,8 @@ from idbert.rows import FIRST_ITEM, MASK
 
 ItemBatch: TypeAlias = dict[str, Tensor]
 """Always input_ids and attention_mask [B, L]; with their data also labels, token_type_ids
-(behaviours) and weights (of each label in the loss)."""
+(behaviours) and weights (of each label in the loss); where a model reads times also timestamps (of
+each event, in seconds) and, for next items, query_timestamps (of each label)."""
 
 
 class MaskedItemData(PlannedData):
@@ -32,6 +34,11 @@ class MaskedItemData(PlannedData):
         masking: which items are hidden and by what.
         vocab_size: V; random replacements are drawn from the rows below it.
         seed: of the run.
+        times: which the model reads; with "events" a target's own time is never told: in its place
+            stands that of the nearest event before it that is no target (see `times_as_seen`).
+
+    Raises:
+        ConfigError: the log has no real times for it to read.
     """
 
     def __init__(
@@ -41,8 +48,10 @@ class MaskedItemData(PlannedData):
         *,
         vocab_size: int,
         seed: int,
+        times: TimeInput = "none",
     ) -> None:
-        self.sequences = sequences
+        check_times(sequences.times, times)
+        self.sequences, self._times = sequences, times
         self._masking, self._vocab_size, self._seed = masking, vocab_size, seed
 
     def __len__(self) -> int:
@@ -70,6 +79,11 @@ class MaskedItemData(PlannedData):
         )
         batch = _inputs(input_ids_BL, slots, self.sequences)
         batch["labels"] = torch.from_numpy(labels_BL)
+        if self._times != "none" and self.sequences.times is not None:
+            times_BL = slots.seconds(self.sequences.times)
+            if self._times == "events":
+                times_BL = times_as_seen(times_BL, labels_BL != IGNORED, lengths_B)
+            batch["timestamps"] = torch.from_numpy(times_BL)
         if self.sequences.weights is not None:
             batch["weights"] = torch.from_numpy(slots.weights(self.sequences.weights))
         return batch
@@ -81,17 +95,23 @@ class NextItemData(PlannedData):
     Args:
         sequences: of the training part; those with fewer than 2 events are not trained on.
         targets: which of the labels count, drawn anew every epoch; by default all of them.
+        times: which the model reads; with "queries" each event is told the time of its label.
         seed: of the run.
+
+    Raises:
+        ConfigError: the log has no real times for it to read.
     """
 
     def __init__(
         self,
         sequences: Sequences,
         targets: TargetSettings = TargetSettings(),  # noqa: B008 (frozen)
+        times: TimeInput = "none",
         *,
         seed: int = 0,
     ) -> None:
-        self.sequences = sequences
+        check_times(sequences.times, times)
+        self.sequences, self._times = sequences, times
         self._targets, self._seed = targets, seed
 
     def __len__(self) -> int:
@@ -124,6 +144,11 @@ class NextItemData(PlannedData):
             labels_BL[~has_loss_BL] = IGNORED
         batch = _inputs(input_ids_BL, inputs, self.sequences)
         batch["labels"] = torch.from_numpy(labels_BL)
+        if self._times != "none" and self.sequences.times is not None:
+            batch["timestamps"] = torch.from_numpy(inputs.seconds(self.sequences.times))
+            if self._times == "queries":
+                asked_BL = targets.seconds(self.sequences.times)
+                batch["query_timestamps"] = torch.from_numpy(asked_BL)
         if self.sequences.weights is not None:
             batch["weights"] = torch.from_numpy(targets.weights(self.sequences.weights))
         return batch
@@ -139,6 +164,8 @@ def history_batches(
     max_length: int | None,
     token_budget: int = 12800,
     query_behaviour: int = 0,
+    times: TimeInput = "none",
+    query_times_U: Int64[np.ndarray, "U"] | None = None,
 ) -> Iterator[tuple[Int64[np.ndarray, "B"], ItemBatch]]:
     """Yield histories as inputs for recommending, longest first; the query is the last position.
 
@@ -151,13 +178,24 @@ def history_batches(
         max_length: positions of the model; None: no limit.
         token_budget: positions of a batch, padding included; a longer history comes alone.
         query_behaviour: segment id of the item to come ("masked"), if the data has behaviours.
+        times: which the model reads. With "events" the mask has the newest event's time.
+        query_times_U: the moment for which each user is recommended to, in microseconds since
+            1970-01-01 UTC, where the model reads it.
 
     Yields:
         Places of the batch's users in `sequences`, and the batch; all users, each once.
 
     Raises:
         DataError: a history is empty and the objective "next".
+        ConfigError: the histories have no real times, or there are no query times, and the model
+            reads them.
     """
+    check_times(sequences.times, times)
+    if times == "queries" and query_times_U is None:
+        raise ConfigError(
+            "The model reads the time of the query (model.time_bias.query_time), and none is "
+            "given. Say for which moment is recommended."
+        )
     queries = 1 if objective == "masked" else 0
     lengths_U = sequences.lengths
     if max_length is not None:
@@ -176,7 +214,13 @@ def history_batches(
         lengths_B = lengths_U[users_B]
         slots = _Slots(sequences.stops[users_B] - lengths_B, lengths_B, queries)
         input_ids_BL = slots.rows(sequences.items, query=MASK)
-        yield users_B, _inputs(input_ids_BL, slots, sequences, query_behaviour)
+        batch = _inputs(input_ids_BL, slots, sequences, query_behaviour)
+        if times != "none" and sequences.times is not None:
+            asked_B = None
+            if times == "queries" and query_times_U is not None:
+                asked_B = query_times_U[users_B] // MICROSECONDS
+            batch |= _history_times(slots, sequences.times, asked_B)
+        yield users_B, batch
 
 
 class _Slots:
@@ -215,6 +259,42 @@ class _Slots:
         weights_BL = np.zeros(self._is_event_BL.shape, np.float32)
         weights_BL[self._is_event_BL] = flat[self._event_places]
         return weights_BL
+
+    def seconds(self, flat: Int64[np.ndarray, "T"]) -> Int64[np.ndarray, "B L"]:
+        """Lay times out as a padded batch, in seconds; 0 where there is no event."""
+        seconds_BL = np.zeros(self._is_event_BL.shape, np.int64)
+        seconds_BL[self._is_event_BL] = flat[self._event_places] // MICROSECONDS
+        return seconds_BL
+
+    @property
+    def is_query_BL(self) -> Bool[np.ndarray, "B L"]:
+        """Where a query stands behind the events."""
+        is_real_BL = self.places_L < self.lengths_B[:, None]
+        return is_real_BL & ~self._is_event_BL
+
+
+def _history_times(
+    slots: _Slots, times_T: Int64[np.ndarray, "T"], asked_B: Int64[np.ndarray, "B"] | None
+) -> ItemBatch:
+    """Return the times of histories whose last position asks, `asked_B` being when it does so.
+
+    A mask has a place of its own, and so a time; None: that of the newest event. The newest event
+    itself has its own time already, and what it asks for has another.
+    """
+    seconds_BL = slots.seconds(times_T)
+    is_query_BL = slots.is_query_BL
+    if is_query_BL.any():
+        if asked_B is None:
+            seconds_BL = times_as_seen(seconds_BL, is_query_BL, slots.lengths_B)
+        else:
+            seconds_BL[is_query_BL] = asked_B
+        return {"timestamps": torch.from_numpy(seconds_BL)}
+    times = {"timestamps": torch.from_numpy(seconds_BL)}
+    if asked_B is not None:
+        asked_BL = np.append(seconds_BL[:, 1:], np.zeros((len(seconds_BL), 1), np.int64), axis=1)
+        asked_BL[np.arange(len(asked_BL)), slots.lengths_B - 1] = asked_B
+        times["query_timestamps"] = torch.from_numpy(asked_BL)
+    return times
 
 
 def _inputs(

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -81,7 +81,8 @@ def prepare_log(
     folder, work = Path(folder), Path(work)
     parts = open_parts(source, settings.columns())
     files = files_of(part.name for part in parts)
-    read_by = {name: value for name, value in asdict(settings).items() if name != "memory_limit"}
+    names = [one.name for one in fields(InteractionSettings) if one.name != "memory_limit"]
+    read_by = {name: getattr(settings, name) for name in names}
     made_of: dict[str, Any] = {"format": FORMAT, "source": files, "settings": read_by}
 
     def sort(aside: Path) -> None:

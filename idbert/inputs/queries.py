@@ -17,11 +17,13 @@ class Queries:
         histories: the events before each target, the user's earlier targets among them.
         targets_Q: the targets' vocabulary rows.
         users_Q: whose they are, numbered from 0 in the order of the users.
+        times_Q: when they came, in microseconds; None where the events have no real times.
     """
 
     histories: Sequences
     targets_Q: Int64[np.ndarray, "Q"]
     users_Q: Int64[np.ndarray, "Q"]
+    times_Q: Int64[np.ndarray, "Q"] | None
 
 
 def one_by_one(events: Sequences, targets_U: Int64[np.ndarray, "U"]) -> Queries:
@@ -48,4 +50,6 @@ def one_by_one(events: Sequences, targets_U: Int64[np.ndarray, "U"]) -> Queries:
         num_dropped_events=events.num_dropped_events,
         num_unknown_events=events.num_unknown_events,
     )
-    return Queries(histories.packed(), events.items[stops_Q].astype(np.int64), users_Q)
+    targets_Q = events.items[stops_Q].astype(np.int64)
+    times_Q = None if events.times is None else events.times[stops_Q]
+    return Queries(histories.packed(), targets_Q, users_Q, times_Q)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.nn.asked import Asked, at_positions
@@ -15,6 +15,7 @@ from idbert.nn.cpu_attention import cpu_attention, packed_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.relative import RelativeDistances, relative_scores, relative_values
+from idbert.nn.time_bias import TimeBias
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class AttentionContext:
             what `kernel_is_causal` hides.
         kernel_is_causal: Whether the fused kernel is to hide later positions by itself.
         distances: NEZHA's distances; None for BERT.
+        buckets_BQL: Of the time between queries and keys; None without a time bias.
     """
 
     visible: Bool[Tensor, "#B 1 #Q L"] | None
     kernel_is_causal: bool
     distances: RelativeDistances | None
+    buckets_BQL: Int32[Tensor, "B Q L"] | None = None
 
     def of_queries(self, queries_BQ: Int64[Tensor, "B Q"], length: int) -> "AttentionContext":
         """Return what a layer needs whose queries are only some of the L positions."""
@@ -42,7 +45,10 @@ class AttentionContext:
         elif visible is not None and visible.shape[2] > 1:
             rows_B1QL = queries_BQ[:, None, :, None].expand(-1, -1, -1, length)
             visible = visible.expand(len(queries_BQ), -1, -1, -1).gather(2, rows_B1QL)
-        return AttentionContext(visible, kernel_is_causal=False, distances=None)
+        buckets_BQL = self.buckets_BQL
+        if buckets_BQL is not None:
+            buckets_BQL = buckets_BQL.gather(1, queries_BQ[:, :, None].expand(-1, -1, length))
+        return AttentionContext(visible, False, None, buckets_BQL)
 
 
 class SelfAttention(nn.Module):
@@ -50,6 +56,7 @@ class SelfAttention(nn.Module):
 
     With residual scores a layer adds those of the layer below to its own, before the softmax, and
     hands on the sum: S_n = Q K^T / sqrt(W) + g_n S_(n-1), where g_n is 1, or learned from 0 on.
+    A time bias is part of a layer's own scores.
     Source: He et al. 2021, "RealFormer: Transformer Likes Residual Attention" (g_n = 1).
 
     Args:
@@ -76,6 +83,11 @@ class SelfAttention(nn.Module):
             if config.residual_scores == "gated" and not is_first
             else None
         )
+        self.time_bias = (
+            None
+            if config.time_buckets is None
+            else TimeBias(config.time_buckets, config.num_attention_heads)
+        )
 
     def forward(
         self,
@@ -97,7 +109,13 @@ class SelfAttention(nn.Module):
             None where none are handed on.
         """
         dropout = self.dropout if self.training else 0.0
-        if asked is None and self.is_fused and self._can_be_packed(hidden_BLD, dropout):
+        has_bias = self.time_bias is not None
+        if (
+            asked is None
+            and self.is_fused
+            and not has_bias
+            and self._can_be_packed(hidden_BLD, dropout)
+        ):
             attended_BLD = packed_attention(
                 self._packed(hidden_BLD),
                 hidden_BLD.shape[2] // self.head_width,
@@ -114,7 +132,7 @@ class SelfAttention(nn.Module):
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
         if self.is_fused:
-            if suits(query_BHLW, dropout):
+            if suits(query_BHLW, dropout, has_bias=has_bias):
                 attended_BHLW = cpu_attention(
                     query_BHLW,
                     key_BHLW,
@@ -122,19 +140,27 @@ class SelfAttention(nn.Module):
                     context.visible,
                     is_causal=context.kernel_is_causal,
                     dropout=dropout,
+                    bias_NH=None if self.time_bias is None else self.time_bias.weight,
+                    buckets_BQL=context.buckets_BQL,
                 )
             else:
+                mask = context.visible
+                if self.time_bias is not None:
+                    assert context.buckets_BQL is not None  # the encoder has checked it
+                    mask = self.time_bias.as_mask(context.buckets_BQL, mask, query_BHLW.dtype)
                 attended_BHLW = F.scaled_dot_product_attention(
                     query_BHLW,
                     key_BHLW,
                     value_BHLW,
-                    attn_mask=context.visible,
+                    attn_mask=mask,
                     dropout_p=dropout,
                     is_causal=context.kernel_is_causal,
                 )
             attended_BLD = attended_BHLW.transpose(1, 2).flatten(2)
             return attended_BLD if asked is None else asked.of_attended(attended_BLD), None
         scores_BHLL = attention_scores(query_BHLW, key_BHLW, context.distances)
+        if self.time_bias is not None:
+            scores_BHLL = scores_BHLL + self.time_bias(context.buckets_BQL)
         if below_BHLL is not None:
             gate = 1.0 if self.score_gate is None else self.score_gate
             scores_BHLL = scores_BHLL + gate * below_BHLL

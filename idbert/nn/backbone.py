@@ -19,6 +19,7 @@ SHAPELESS = (
     "position_origin",
     "max_relative_position",
     "residual_scores",
+    "query_time",
     "fusion",
     "fusion_layers",
     "fusion_activation",
@@ -57,6 +58,8 @@ class Backbone(nn.Module):
         position_ids: Int[Tensor, "#B L"] | None = None,
         queries: Int64[Tensor, "B Q"] | Asked | None = None,
         is_causal: bool | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "_ _ _"]:
         """Return the states that heads and poolings read; arguments as for `Encoder.forward`.
 
@@ -68,6 +71,8 @@ class Backbone(nn.Module):
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
             "is_causal": is_causal,
+            "timestamps": timestamps,
+            "query_timestamps": query_timestamps,
         }
         if queries is not None and self.block is None and not self.fusion.needs_all_states:
             encoded = self.encoder(input_ids, queries=queries, output_hidden_states=False, **inputs)
@@ -87,6 +92,8 @@ class Backbone(nn.Module):
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
         is_causal: bool | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
     ) -> tuple[Float[Tensor, "B L _"], Float[Tensor, "B L D"]]:
         """Return what `forward` does and the encoder's last state, from one pass.
 
@@ -97,6 +104,8 @@ class Backbone(nn.Module):
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
+            timestamps=timestamps,
+            query_timestamps=query_timestamps,
             output_hidden_states=self.fusion.needs_all_states,
             is_causal=is_causal,
         )
@@ -113,6 +122,8 @@ class Backbone(nn.Module):
         attention_mask: Shaped[Tensor, "B L"] | None = None,
         token_type_ids: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "#B L"] | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], ...]:
         """Return the K states before fusion: the embedding output and every layer."""
         states_KBLD: tuple[Tensor, ...] = self.encoder(
@@ -120,6 +131,8 @@ class Backbone(nn.Module):
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
+            timestamps=timestamps,
+            query_timestamps=query_timestamps,
             output_hidden_states=True,
         ).hidden_states
         return states_KBLD

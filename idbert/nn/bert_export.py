@@ -64,6 +64,14 @@ def bert_obstacles(config: EncoderConfig) -> list[str]:
         f"residual scores (residual_scores='{config.residual_scores}')": (
             config.residual_scores != "none"
         ),
+        f"a gated feed-forward block (feed_forward='{config.feed_forward}')": (
+            config.feed_forward != "plain"
+        ),
+        f"gates on the residual sums (layer_residual='{config.layer_residual}')": (
+            config.layer_residual != "plain"
+        ),
+        "attributes of items": config.num_attributes > 0,
+        f"times of events (time_bias '{config.time_bias}')": config.time_bias != "none",
         f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
         f"a dense layer behind the fusion (width {config.fusion_width})": (
             config.fusion_width is not None

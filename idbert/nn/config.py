@@ -4,7 +4,7 @@
 and nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from idbert.errors import ConfigError
@@ -13,6 +13,8 @@ from idbert.nn.encoder_config import (
     NEZHA_MAX_RELATIVE_POSITION,
     EncoderConfig,
     EncoderKind,
+    FeedForward,
+    LayerResidual,
     Norm,
     PositionOrigin,
     ResidualScores,
@@ -21,6 +23,7 @@ from idbert.nn.encoder_config import (
     check_choice,
 )
 from idbert.nn.structure import StructureSettings
+from idbert.nn.time_bias import TimeBiasSettings
 
 __all__ = [
     "BERT_MAX_LENGTH",
@@ -54,7 +57,8 @@ class LayerSettings:
     """Attention heads in a layer; they share hidden_size evenly."""
 
     intermediate_size: int | None = None
-    """Width inside the feed-forward blocks. Default: 4 * hidden_size."""
+    """Width inside the feed-forward blocks. Default: 4 * hidden_size; of gated ones two thirds of
+    that, rounded up to a multiple of 8, so that both have about as many parameters."""
 
     max_length: int | None = None
     """Most positions a sequence may have; bert only, 200 by default. NEZHA has no such limit."""
@@ -85,6 +89,14 @@ class LayerSettings:
     """RealFormer: every layer adds the attention scores of those below it to its own. sum: as they
     are; gated: times one learned number a layer, 0 at the start. Both leave the fast kernel."""
 
+    feed_forward: FeedForward = "plain"
+    """plain: W2 a(W1 x), as BERT; gated: W2 (a(G x) * W1 x), which with the activation silu is
+    SwiGLU and with gelu GEGLU. A third matrix, of the inner width too."""
+
+    layer_residual: LayerResidual = "plain"
+    """plain: what a block adds is added as it is, as in BERT; gated: times sigmoid(G x) of the
+    residual stream x, as in LiGR, which has norm pre and feed_forward gated with silu."""
+
 
 @dataclass(frozen=True)
 class EncoderSettings(StructureSettings, LayerSettings):
@@ -93,6 +105,9 @@ class EncoderSettings(StructureSettings, LayerSettings):
     Raises:
         ConfigError: a value is out of range, or a setting cannot act beside the others.
     """
+
+    time_bias: TimeBiasSettings = field(default_factory=TimeBiasSettings)
+    """How attention knows of the time between events; for items only."""
 
     head_transform: bool | None = None
     """Dense layer, activation and LayerNorm below the item scores, as in BERT's masked-word head.
@@ -120,6 +135,8 @@ class EncoderSettings(StructureSettings, LayerSettings):
         check_choice("kind", self.kind, get_args(EncoderKind))
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("residual_scores", self.residual_scores, get_args(ResidualScores))
+        check_choice("feed_forward", self.feed_forward, get_args(FeedForward))
+        check_choice("layer_residual", self.layer_residual, get_args(LayerResidual))
         check_choice("attention", self.attention, get_args(AttentionName))
         check_choice("similarity", self.similarity, get_args(Similarity))
         for name in ("hidden_size", "num_layers", "num_heads"):
@@ -173,7 +190,7 @@ class EncoderSettings(StructureSettings, LayerSettings):
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
-            intermediate_size=self.intermediate_size or 4 * self.hidden_size,
+            intermediate_size=self.intermediate_size or self._usual_inner_width(),
             max_position_embeddings=(self.max_length or BERT_MAX_LENGTH) if is_bert else None,
             max_relative_position=(
                 None if is_bert else self.max_relative_position or NEZHA_MAX_RELATIVE_POSITION
@@ -186,6 +203,11 @@ class EncoderSettings(StructureSettings, LayerSettings):
             hidden_dropout_prob=self.hidden_dropout,
             attention_probs_dropout_prob=self.attention_dropout,
             residual_scores=self.residual_scores,
+            feed_forward=self.feed_forward,
+            layer_residual=self.layer_residual,
+            time_bias=self.time_bias.name,
+            time_buckets=self.time_bias.num_buckets,
+            query_time=self.time_bias.query_time,
             head_transform=not is_causal if self.head_transform is None else self.head_transform,
             similarity=self.similarity,
             temperature=(
@@ -198,6 +220,11 @@ class EncoderSettings(StructureSettings, LayerSettings):
         config._attn_implementation = attention
         self.apply_to(config)
         return config
+
+    def _usual_inner_width(self) -> int:
+        """Return the inner width by which the blocks have 8 D^2 weights, gated or not."""
+        is_plain = self.feed_forward == "plain"
+        return 4 * self.hidden_size if is_plain else 8 * -(-self.hidden_size // 3)
 
 
 def _check_at_least_one(name: str, value: int) -> None:

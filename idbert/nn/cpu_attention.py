@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -25,10 +25,13 @@ NUM_KEPT = 2**22
 """Scores of a layer whose shares are kept for the backward pass: 16 MiB of float32."""
 
 
-def suits(query: Tensor, probability: float) -> bool:
+def suits(query: Tensor, probability: float, *, has_bias: bool = False) -> bool:
     """Say whether `cpu_attention` is faster here than torch's fused attention."""
     if query.device.type != "cpu":
         return False
+    if has_bias:
+        # torch gives way to plain operations where a bias is trained.
+        return True
     if query.dtype == torch.bfloat16 and query.requires_grad:
         # torch's backward pass is several times as slow; its forward pass keeps scores in float32.
         return True
@@ -43,8 +46,10 @@ def cpu_attention(
     *,
     is_causal: bool = False,
     dropout: float = 0.0,
+    bias_NH: Float[Tensor, "N H"] | None = None,
+    buckets_BQL: Int32[Tensor, "B Q L"] | None = None,
 ) -> Float[Tensor, "B H Q W"]:
-    """Compute o_i = sum_j dropout(softmax_j(q_i . k_j / sqrt(W))) v_j.
+    """Compute o_i = sum_j dropout(softmax_j(q_i . k_j / sqrt(W) + b_ij)) v_j.
 
     Args:
         query_BHQW: Queries of each head; with `is_causal` as many as keys.
@@ -54,9 +59,17 @@ def cpu_attention(
             nowhere gets the mean of all values.
         is_causal: Whether later keys are hidden too.
         dropout: Probability with which a share is set to zero.
+        bias_NH: b of each bucket and head; None: 0.
+        buckets_BQL: Which of them stands between query and key.
     """
     attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
-        query_BHQW, key_BHLW, value_BHLW, _shown(visible, is_causal, key_BHLW.shape[2]), dropout
+        query_BHQW,
+        key_BHLW,
+        value_BHLW,
+        None if bias_NH is None else bias_NH.to(query_BHQW.dtype),
+        _shown(visible, is_causal, key_BHLW.shape[2]),
+        dropout,
+        buckets_BQL,
     )
     return attended
 
@@ -105,20 +118,70 @@ class _CpuAttention(torch.autograd.Function):
         query_BHQW: Tensor,
         key_BHLW: Tensor,
         value_BHLW: Tensor,
+        bias_NH: Tensor | None,
         visible: Tensor | None,
         dropout: float,
+        buckets_BQL: Tensor | None,
     ) -> Tensor:
         query, key, value = (_heads(tensor) for tensor in (query_BHQW, key_BHLW, value_BHLW))
-        attended = _attend(ctx, query, key, value, visible, dropout, query_BHQW.shape[1])
+        bias = (
+            None
+            if bias_NH is None or buckets_BQL is None
+            else _BucketBias(bias_NH.detach(), buckets_BQL)
+        )
+        attended = _attend(ctx, query, key, value, visible, dropout, query_BHQW.shape[1], bias)
         return attended.view(query_BHQW.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHQW: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3]]
-        _fill_gradients(ctx, _heads(gradient_BHQW), *gradients)
+        saved = ctx.saved_tensors  # to be asked for only once where layers are computed again
+        gradients = [torch.empty_like(tensor) for tensor in saved[:3]]
+        bias: _BucketBias | None = ctx.source.bias if ctx.needs_input_grad[3] else None
+        of_bias = None if bias is None else bias.no_gradient()
+        _fill_gradients(ctx, saved, _heads(gradient_BHQW), *gradients, of_bias=of_bias)
         sequences_and_heads = gradient_BHQW.shape[:2]
-        return (*(of.view(*sequences_and_heads, *of.shape[1:]) for of in gradients), None, None)
+        of_inputs = [of.view(*sequences_and_heads, *of.shape[1:]) for of in gradients]
+        of_bias_NH = None if bias is None or of_bias is None else bias.as_table(of_bias)
+        return (*of_inputs, of_bias_NH, None, None, None)
+
+
+class _BucketBias:
+    """Biases of queries and keys by their bucket, some heads at a time.
+
+    Args:
+        table_NH: One of each bucket and head.
+        buckets_BQL: Which bucket.
+    """
+
+    def __init__(self, table_NH: Tensor, buckets_BQL: Tensor) -> None:
+        self._shape, self._dtype = table_NH.T.shape, table_NH.dtype
+        self._flat = table_NH.T.reshape(-1)
+        self._buckets_BQL = buckets_BQL
+
+    def of(self, heads: slice) -> Tensor:
+        """Return the biases [n, Q, L]."""
+        return self._flat.take(self._places(heads))
+
+    def no_gradient(self) -> Tensor:
+        """Return the sum to which `add_gradient` adds, in float32 at least."""
+        return torch.zeros_like(self._flat, dtype=torch.promote_types(self._dtype, torch.float32))
+
+    def add_gradient(self, summed: Tensor, heads: slice, of_scores: Tensor) -> None:
+        """Add to each bias the gradients of the scores [n, Q, L] that it is part of."""
+        weights = of_scores.reshape(-1).to(summed.dtype)
+        summed += torch.bincount(self._places(heads).view(-1), weights, len(summed))
+
+    def as_table(self, summed: Tensor) -> Tensor:
+        """Return such a sum as the gradient of the table."""
+        return summed.view(self._shape).T.to(self._dtype)
+
+    def _places(self, heads: slice) -> Tensor:
+        """Return where in the flat table these biases stand."""
+        num_heads, num_buckets = self._shape
+        numbers = torch.arange(heads.start, heads.stop)
+        first = (numbers % num_heads * num_buckets)[:, None, None]
+        return first + self._buckets_BQL[numbers // num_heads]
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -131,18 +194,19 @@ class _PackedAttention(torch.autograd.Function):
         batch_size, length, _ = packed_BLX.shape
         parts_BL3HW = packed_BLX.view(batch_size, length, 3, num_heads, -1)
         parts_3NLW = parts_BL3HW.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
-        attended = _attend(ctx, *parts_3NLW, visible, dropout, num_heads)
+        query, key, value = parts_3NLW.unbind()
+        attended = _attend(ctx, query, key, value, visible, dropout, num_heads)
         return _beside(attended.view(batch_size, num_heads, length, -1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BLD: Tensor) -> tuple[Tensor | None, ...]:
         batch_size, length, _ = gradient_BLD.shape
-        query = ctx.saved_tensors[0]
-        num_heads = len(query) // batch_size
+        saved = ctx.saved_tensors
+        num_heads = len(saved[0]) // batch_size
         gradient_BLHW = gradient_BLD.view(batch_size, length, num_heads, -1)
-        of_parts_3NLW = query.new_empty(3, *query.shape)
-        _fill_gradients(ctx, _heads(gradient_BLHW.transpose(1, 2)), *of_parts_3NLW)
+        of_parts_3NLW = saved[0].new_empty(3, *saved[0].shape)
+        _fill_gradients(ctx, saved, _heads(gradient_BLHW.transpose(1, 2)), *of_parts_3NLW)
         of_parts_3BHLW = of_parts_3NLW.view(3, batch_size, num_heads, length, -1)
         return of_parts_3BHLW.permute(1, 3, 0, 2, 4).flatten(2), None, None, None
 
@@ -155,12 +219,13 @@ def _attend(
     visible: Tensor | None,
     dropout: float,
     num_heads: int,
+    bias: "_BucketBias | None" = None,
 ) -> Tensor:
     """Return what N heads attend to, [N, Q, W], and save what `_fill_gradients` needs."""
     num_scores = query.shape[0] * query.shape[1] * key.shape[1]
     keeps = any(ctx.needs_input_grad) and num_scores <= NUM_KEPT
     shape = torch.Size((len(query) // num_heads, num_heads, *query.shape[1:]))
-    source = _Shares(shape, visible, dropout, is_drawn_again=not keeps)
+    source = _Shares(shape, visible, dropout, bias, is_drawn_again=not keeps)
     attended = torch.empty_like(query)
     kept: list[Tensor] = []
     with torch.autocast("cpu", enabled=False):
@@ -175,10 +240,17 @@ def _attend(
 
 
 def _fill_gradients(
-    ctx: Any, gradient: Tensor, of_query: Tensor, of_key: Tensor, of_value: Tensor
+    ctx: Any,
+    saved: tuple[Tensor, ...],
+    gradient: Tensor,
+    of_query: Tensor,
+    of_key: Tensor,
+    of_value: Tensor,
+    *,
+    of_bias: Tensor | None = None,
 ) -> None:
-    """Write the gradients of what `_attend` has read into the last three tensors."""
-    query, key, value, *kept = ctx.saved_tensors
+    """Write the gradients of what `_attend` has read into tensors; add to that of the biases."""
+    query, key, value, *kept = saved
     each = ctx.source.of(kept) if kept else ctx.source.each(query, key)
     for heads, shares, factors in each:
         weights = shares if factors is None else shares * factors
@@ -187,6 +259,8 @@ def _fill_gradients(
         if factors is not None:
             of_shares.mul_(factors)
         of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+        if of_bias is not None:
+            ctx.source.bias.add_gradient(of_bias, heads, of_scores)
         of_scores.mul_(ctx.source.scale)
         torch.bmm(of_scores, key[heads], out=of_query[heads])
         torch.bmm(of_scores.transpose(1, 2), query[heads], out=of_key[heads])
@@ -199,12 +273,20 @@ class _Shares:
         shape: B, H, Q, W.
         visible: As in `cpu_attention`.
         dropout: The probability.
+        bias: Added to the scores; None: nothing.
         is_drawn_again: Whether `each` must draw the same factors whenever it is called.
     """
 
     def __init__(
-        self, shape: torch.Size, visible: Tensor | None, dropout: float, *, is_drawn_again: bool
+        self,
+        shape: torch.Size,
+        visible: Tensor | None,
+        dropout: float,
+        bias: _BucketBias | None,
+        *,
+        is_drawn_again: bool,
     ) -> None:
+        self.bias = bias
         self.shape, self.scale = shape, shape[-1] ** -0.5
         self._visible, self._dropout = visible, dropout
         draws_apart = dropout > 0 and is_drawn_again
@@ -221,6 +303,8 @@ class _Shares:
             hidden = hidden.masked_fill_(~self._visible, lowest)[:, 0]
         for heads in self._chunks(key.shape[1]):
             scores = torch.bmm(query[heads] * self.scale, key[heads].transpose(1, 2))
+            if self.bias is not None:
+                scores += self.bias.of(heads)
             if hidden is not None:
                 scores += hidden[self._sequences(heads)] if len(hidden) > 1 else hidden
             shares = scores.softmax(-1)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from idbert.errors import ConfigError, ShapeError
 from idbert.nn.dropout import Dropout
 from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.item_attributes import AttributeSum
 
 
 class Embeddings(nn.Module):
@@ -25,6 +26,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(
             config.vocab_size, width, padding_idx=config.pad_token_id
         )
+        self.attributes = AttributeSum(config) if config.num_attributes else None
         self.position_embeddings = (
             None
             if config.max_position_embeddings is None
@@ -47,6 +49,8 @@ class Embeddings(nn.Module):
         type_table = self.token_type_embeddings
         types = type_table.weight[0] if token_type_ids is None else type_table(token_type_ids)
         summed_BLD = self.word_embeddings(input_ids) + types
+        if self.attributes is not None:
+            summed_BLD = summed_BLD + self.attributes(input_ids)
         if self.position_embeddings is not None:
             summed_BLD = summed_BLD + self._positions(
                 self.position_embeddings, input_ids.shape[1], position_ids

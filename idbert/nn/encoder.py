@@ -28,6 +28,7 @@ from idbert.nn.encoder_config import EncoderConfig, ResidualScores, check_attent
 from idbert.nn.layers import LayerStack
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.nn.relative import RelativePositions, relative_table
+from idbert.nn.time_bias import check_timestamps, time_buckets
 
 
 class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -143,6 +144,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         output_hidden_states: bool | None = None,
         queries: Int64[Tensor, "B Q"] | Asked | None = None,
         is_causal: bool | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
@@ -158,14 +161,19 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
                 encoder can do so; there is no pooler's output.
             is_causal: Whether a position sees only itself and those before it; None: as the
                 config says. The weights know no direction.
+            timestamps: Of each event, in seconds, where the config has a time bias.
+            query_timestamps: The time of the item that each position is asked for, in seconds,
+                where the time bias of a causal encoder reads it.
 
         Raises:
             ShapeError: the mask's shape is not that of input_ids, or a sequence is too long.
-            ConfigError: position_ids are given to NEZHA.
+            ConfigError: position_ids are given to NEZHA, or times to an encoder without them.
         """
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        context = self._context(input_ids, attention_mask, is_causal)
+        context = self._context(
+            input_ids, attention_mask, timestamps, query_timestamps, is_causal=is_causal
+        )
         if position_ids is None and self.config.position_origin == "newest":
             position_ids = positions_from_newest(input_ids, attention_mask)
         embedded_BLD = self.embeddings(
@@ -189,7 +197,13 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         return self.relative_positions is None and self.config.residual_scores == "none"
 
     def _context(
-        self, input_ids: Tensor, attention_mask: Tensor | None, is_causal: bool | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        timestamps: Tensor | None = None,
+        query_timestamps: Tensor | None = None,
+        *,
+        is_causal: bool | None = None,
     ) -> AttentionContext:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ShapeError(
@@ -203,6 +217,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         kernel_is_causal = (
             is_causal
             and self.config._attn_implementation == "sdpa"
+            and self.config.time_bias == "none"
             and (attention_mask is None or is_right_padded(attention_mask))
         )
         visible = (
@@ -217,7 +232,20 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
             if self.relative_positions is None
             else self.relative_positions(length, is_causal=is_causal)
         )
-        return AttentionContext(visible, kernel_is_causal, distances)
+        buckets_BLL = self._buckets(input_ids, timestamps, query_timestamps)
+        return AttentionContext(visible, kernel_is_causal, distances, buckets_BLL)
+
+    def _buckets(
+        self, input_ids: Tensor, timestamps: Tensor | None, query_timestamps: Tensor | None
+    ) -> Tensor | None:
+        """Return the buckets of the time bias; None without one."""
+        config = self.config
+        check_timestamps(
+            input_ids, timestamps, query_timestamps, config.reads_times, is_causal=config.is_causal
+        )
+        if timestamps is None or config.time_buckets is None:
+            return None
+        return time_buckets(timestamps, query_timestamps, config.time_buckets)
 
 
 def positions_from_newest(

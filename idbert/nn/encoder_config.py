@@ -12,12 +12,15 @@ from idbert.errors import ConfigError, suggestion
 from idbert.nn.blocks import BlockSettings
 from idbert.nn.fusion import FusionSettings, resolve_layers
 from idbert.nn.residual import check_residual
+from idbert.nn.time_bias import TimesRead, check_time_bias
 
 EncoderKind = Literal["bert", "nezha"]
 Norm = Literal["post", "pre"]
 PositionOrigin = Literal["oldest", "newest"]
 ResidualScores = Literal["none", "sum", "gated"]
 Similarity = Literal["inner", "cosine"]
+FeedForward = Literal["plain", "gated"]
+LayerResidual = Literal["plain", "gated"]
 
 BERT_MAX_LENGTH = 200
 NEZHA_MAX_RELATIVE_POSITION = 64
@@ -62,6 +65,19 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     residual_scores: ResidualScores = "none"
     """RealFormer: whether layers hand on their attention scores, and by a learned gate."""
 
+    feed_forward: FeedForward = "plain"
+    layer_residual: LayerResidual = "plain"
+
+    time_bias: str = "none"
+    time_buckets: int | None = None
+    """Buckets of the time bias; None without one."""
+    query_time: bool = False
+
+    num_attributes: int = 0
+    """Attributes of items whose vectors are added to the ids'; 0: none."""
+    attributes_per_item: int = 0
+    """The most that an item has."""
+
     fusion: str = "last"
     fusion_layers: list[int] | None = None
     fusion_width: int | None = None
@@ -93,6 +109,7 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self._check_structure()
         check_residual_scores(self.residual_scores, self.num_hidden_layers)
         check_temperature(self.temperature, self.learned_temperature)
+        check_time_bias(self.time_bias, self.time_buckets, self.query_time)
         if self.needs_scores and self._attn_implementation is None:
             self._attn_implementation = "eager"
 
@@ -126,6 +143,13 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     def num_states(self) -> int:
         """K: the embedding output and every layer."""
         return self.num_hidden_layers + 1
+
+    @property
+    def reads_times(self) -> TimesRead:
+        """Which times a batch must hold."""
+        if self.time_bias == "none":
+            return "none"
+        return "queries" if self.query_time else "events"
 
     @property
     def needs_scores(self) -> bool:

@@ -35,6 +35,11 @@ _MEANING = (
     "layer_norm_eps",
     "max_relative_position",
     "residual_scores",
+    "feed_forward",
+    "layer_residual",
+    "time_bias",
+    "time_buckets",
+    "query_time",
 )
 """Fields of the config by which a layer's weights mean what they were trained to mean."""
 

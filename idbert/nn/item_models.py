@@ -94,6 +94,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         loss: LossSettings | None = None,
         item_counts: Int64[np.ndarray, "V"] | None = None,
         is_causal: bool | None = None,
+        attributes: Int64[np.ndarray, "V _"] | None = None,
     ) -> Model:
         """Make an untrained model; its weights are drawn from torch's global generator.
 
@@ -105,6 +106,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             item_counts: Training events of each row, for a loss that draws negatives by popularity.
             is_causal: What a model that is trained for both is used for: the next item, or a
                 masked one; None: as the class says.
+            attributes: Numbers of each row's attributes, from 1 on, filled up with 0, as
+                `inputs.attributes.attribute_rows` makes them; None: items have none.
 
         Raises:
             ConfigError: the settings do not fit one another, or the loss is told to draw more
@@ -121,7 +124,12 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         loss = loss or LossSettings()
         check_negatives(loss, vocab_size - cls.first_row)
         config.loss, config.loss_options = loss.name, plain_options(loss.options)
+        if attributes is not None:
+            config.num_attributes = int(attributes.max())
+            config.attributes_per_item = attributes.shape[1]
         model = cls(config)
+        if model._attributes is not None:
+            model._attributes.rows_VG.copy_(torch.from_numpy(attributes))
         if item_counts is not None:
             model.loss.fit(torch.from_numpy(item_counts))
         return model
@@ -137,9 +145,16 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             pretrained: Over the same vocabulary, with the same backbone.
 
         Raises:
-            ConfigError: the backbones differ in shape, or compute different things.
+            ConfigError: the backbones differ in shape, or compute different things, or items have
+                other attributes.
         """
         check_same_architecture(pretrained.backbone, self.backbone)
+        theirs, ours = pretrained._attributes, self._attributes
+        if theirs and ours and not torch.equal(theirs.rows_VG.to(ours.rows_VG), ours.rows_VG):
+            raise ConfigError(
+                "The pretrained items have other attributes. Give both stages the same table of "
+                "items and the same data.attributes."
+            )
         self.backbone.load_state_dict(pretrained.backbone.state_dict())
         self.head.bias.copy_(pretrained.head.bias)
         if type(self.head.transform) is type(pretrained.head.transform):
@@ -154,6 +169,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         attention_mask: Integer[Tensor, "B L"] | Bool[Tensor, "B L"] | None = None,
         token_type_ids: Int64[Tensor, "B L"] | None = None,
         position_ids: Int64[Tensor, "#B L"] | None = None,
+        timestamps: Int64[Tensor, "B L"] | None = None,
+        query_timestamps: Int64[Tensor, "B L"] | None = None,
         labels: Int64[Tensor, "B L"] | None = None,
         weights: Float[Tensor, "B L"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -169,6 +186,9 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             attention_mask: 1 at real positions, 0 at padding; None: all are real.
             token_type_ids: Behaviour of each position; None: all 0.
             position_ids: Positions other than 0, 1, 2, ...
+            timestamps: Of each event, in seconds, for a model with a time bias.
+            query_timestamps: Of the item that each position is asked for, for a next-item model
+                whose time bias reads the query's time.
             labels: The right row, or -100 where there is no target; only positions with a target
                 reach the head.
             weights: How much each target counts; None: all 1.
@@ -183,6 +203,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             queries=asked,
+            timestamps=timestamps,
+            query_timestamps=query_timestamps,
             is_causal=None if is_causal is None else bool(is_causal),
         )
         if labels is None:
@@ -230,20 +252,14 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         return users_UD
 
     def _query_states(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
+        self, input_ids: Tensor, *, attention_mask: Tensor, **inputs: Tensor
     ) -> Tensor:
         """Return the backbone's vectors at the last real position of each sequence."""
         hidden_B1X: Tensor = self.backbone(
             input_ids,
             attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
             queries=attention_mask.sum(1, keepdim=True) - 1,
+            **inputs,
         )
         return hidden_B1X[:, 0]
 
@@ -279,7 +295,7 @@ class MixedItemModel(ItemModel):  # type: ignore[no-untyped-call]
     Understanding and Generation" (UniLM).
 
     Raises:
-        ConfigError: there is a block, which reads in one direction for good.
+        ConfigError: there is a block, which reads in one direction for good, or a time bias.
     """
 
     trained_for = "mixed"
@@ -290,6 +306,11 @@ class MixedItemModel(ItemModel):  # type: ignore[no-untyped-call]
             raise ConfigError(
                 f"The block '{config.block}' reads in one direction, and a mixed objective in "
                 "both. Leave the block out, or choose another objective."
+            )
+        if config.reads_times != "none":
+            raise ConfigError(
+                "A mixed objective reads no times: set time_bias.name to none, or choose another "
+                "objective."
             )
         super().__init__(config)
 

@@ -9,6 +9,7 @@ from idbert.nn.asked import Asked
 from idbert.nn.attention import AttentionContext, SelfAttention
 from idbert.nn.dropout import Dropout
 from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.gated_layers import GatedIntermediate, ResidualGate
 
 
 class LayerStack(nn.Module):
@@ -55,7 +56,8 @@ class Layer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
     def __init__(self, config: EncoderConfig, *, is_first: bool = True) -> None:
         super().__init__()
         self.attention = Attention(config, is_first=is_first)
-        self.intermediate = Intermediate(config)
+        is_plain = config.feed_forward == "plain"
+        self.intermediate = (Intermediate if is_plain else GatedIntermediate)(config)
         self.output = ResidualOutput(config, config.intermediate_size)
 
     def forward(
@@ -116,7 +118,8 @@ class ResidualOutput(nn.Module):
     """End of a block: dense layer, dropout, residual sum and LayerNorm.
 
     Post-LN normalises the sum. Pre-LN normalises the block's input instead, with the same
-    parameters under the same name, and leaves the sum as it is.
+    parameters under the same name, and leaves the sum as it is. A gated residual scales what the
+    block adds, see `ResidualGate`.
 
     Args:
         config: The architecture.
@@ -129,6 +132,8 @@ class ResidualOutput(nn.Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.LayerNorm = _layer_norm(config)
         self.is_pre_norm = config.norm == "pre"
+        is_gated = config.layer_residual == "gated"
+        self.gate = ResidualGate(config.hidden_size) if is_gated else None
 
     def block_input(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Return what the block is to read: normalised in pre-LN, as it is in post-LN."""
@@ -139,7 +144,10 @@ class ResidualOutput(nn.Module):
         self, inner_BLX: Float[Tensor, "B L _"], hidden_BLD: Float[Tensor, "B L D"]
     ) -> Float[Tensor, "B L D"]:
         """Return hidden_BLD with the block's output added."""
-        output_BLD: Tensor = self.dropout(self.dense(inner_BLX)) + hidden_BLD
+        added_BLD: Tensor = self.dropout(self.dense(inner_BLX))
+        if self.gate is not None:
+            added_BLD = self.gate(added_BLD, hidden_BLD)
+        output_BLD = added_BLD + hidden_BLD
         if not self.is_pre_norm:
             output_BLD = self.LayerNorm(output_BLD)
         return output_BLD

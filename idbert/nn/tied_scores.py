@@ -11,6 +11,7 @@ from idbert.errors import ConfigError
 from idbert.nn.asked import Asked
 from idbert.nn.backbone import BackbonePreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.item_attributes import AttributeSum
 from idbert.nn.item_head import ItemHead
 from idbert.nn.losses.catalogue import LossSettings, build_loss
 from idbert.nn.products import padded_rows
@@ -92,6 +93,12 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
                 f"The loss '{self.config.loss}' reads all rows, so that their gradient is dense. "
                 "Choose sampled, gbce or bce."
             )
+        if self._attributes is not None:
+            raise ConfigError(
+                "With attributes (data.attributes) the vectors of items are sums over a whole "
+                "table, whose gradient is dense: training.sparse_rows cannot act. Leave it out, or "
+                "leave the attributes out."
+            )
         self.loss.sparse = self.get_input_embeddings().sparse = True
 
     @property
@@ -102,7 +109,13 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
 
     @property
     def _embedding_VD(self) -> Tensor:
-        return self.get_input_embeddings().weight
+        """Vectors of all rows: of the id, plus those of its attributes where there are some."""
+        weight_VD = self.get_input_embeddings().weight
+        return weight_VD if self._attributes is None else weight_VD + self._attributes.table()
+
+    @property
+    def _attributes(self) -> AttributeSum | None:
+        return self.backbone.encoder.embeddings.attributes
 
     def resize_token_embeddings(
         self,
@@ -126,6 +139,8 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         kept = min(len(bias_V), len(self.head.bias))
         bias_V[:kept] = self.head.bias.detach()[:kept]
         self.head.bias = nn.Parameter(bias_V)
+        if self._attributes is not None:
+            self._attributes.resize(len(bias_V))
         return embeddings
 
     @torch.no_grad()

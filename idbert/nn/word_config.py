@@ -5,8 +5,10 @@ from typing import no_type_check
 
 from huggingface_hub.dataclasses import strict
 
+from idbert.errors import ConfigError
 from idbert.nn.config import EncoderSettings
 from idbert.nn.encoder_config import EncoderConfig, PositionOrigin
+from idbert.nn.time_bias import TimeBiasSettings
 
 WORD_MAX_LENGTH = 512
 SEGMENTS = 2
@@ -44,6 +46,11 @@ class WordEncoderSettings(EncoderSettings):
     head_transform: bool | None = None
     """Dense layer, activation and LayerNorm below the scores of the words, as in BERT's masked-word
     head. Default: yes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_bias != TimeBiasSettings():
+            raise ConfigError("time_bias cannot act on words, which have no times. Leave it out.")
 
     def to_config(
         self, *, vocab_size: int, is_causal: bool = False, type_vocab_size: int = SEGMENTS

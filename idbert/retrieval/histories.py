@@ -43,6 +43,8 @@ class Histories:
         behaviours_T: segment ids, 0 (the most frequent behaviour) where the histories do not tell;
             None where the vocabulary knows no behaviours.
         num_skipped: events left out because the vocabulary does not know their item.
+        times_T: microseconds since 1970-01-01 UTC; None where the histories have no real times.
+        asked_U: the moment for which is recommended, alike; None where nobody reads it.
     """
 
     key: str
@@ -51,6 +53,8 @@ class Histories:
     offsets: Int64[np.ndarray, "_"]
     behaviours_T: Int32[np.ndarray, "T"] | None
     num_skipped: int
+    times_T: Int64[np.ndarray, "T"] | None = None
+    asked_U: Int64[np.ndarray, "U"] | None = None
 
     def __len__(self) -> int:
         """Return U, the number of histories."""
@@ -65,7 +69,12 @@ class Histories:
         """Return the histories in which there is at least one known item."""
         kept = self.lengths > 0
         offsets = np.append(self.offsets[:-1][kept], self.offsets[-1:])
-        return replace(self, keys=self.keys.filter(pa.array(kept)), offsets=offsets)
+        return replace(
+            self,
+            keys=self.keys.filter(pa.array(kept)),
+            offsets=offsets,
+            asked_U=None if self.asked_U is None else self.asked_U[kept],
+        )
 
     def part(self, start: int, stop: int) -> "Histories":
         """Return the histories from `start` to before `stop`, as views."""
@@ -77,6 +86,8 @@ class Histories:
             rows_T=self.rows_T[events],
             offsets=bounds - bounds[0],
             behaviours_T=None if self.behaviours_T is None else self.behaviours_T[events],
+            times_T=None if self.times_T is None else self.times_T[events],
+            asked_U=None if self.asked_U is None else self.asked_U[start:stop],
         )
 
     def sequences(self) -> Sequences:
@@ -85,6 +96,7 @@ class Histories:
             self.keys,
             self.rows_T.astype(np.int32),
             self.offsets,
+            times=self.times_T,
             behaviours=self.behaviours_T,
         )
 
@@ -120,6 +132,10 @@ def read_histories(histories: HistoryList | HistoryTable, vocabulary: Vocabulary
         if isinstance(histories, Interactions) and histories.has(BEHAVIOUR):
             behaviours_T = vocabulary.behaviour_rows(histories.column(BEHAVIOUR)).astype(np.int32)
 
+    times_T = None
+    if isinstance(histories, Interactions) and histories.times_are_real:
+        times_T = histories.column(TIME).to_numpy()
+
     known_T = rows_T != UNK
     num_skipped = int((~known_T).sum())
     if num_skipped:
@@ -134,6 +150,7 @@ def read_histories(histories: HistoryList | HistoryTable, vocabulary: Vocabulary
         kept_before[offsets],
         None if behaviours_T is None else behaviours_T[known_T],
         num_skipped,
+        None if times_T is None else times_T[known_T],
     )
 
 

@@ -21,6 +21,7 @@ from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_device import IndexDevice
 from idbert.retrieval.index_settings import SearchSettings
 from idbert.retrieval.item_filters import allowed_items, check_k, popular_items
+from idbert.retrieval.query_times import Moments, with_query_times
 from idbert.retrieval.recommendation_batches import RecommendationBatches
 from idbert.retrieval.vectors import Layer, cosine_vectors, item_layer_vectors
 from idbert.rows import FIRST_ITEM, UNK
@@ -151,6 +152,7 @@ class Recommender:
         allow: Ids | None = None,
         deny: Ids | None = None,
         behaviour: str | None = None,
+        at: Moments | None = None,
     ) -> pd.DataFrame:
         """Return the k best items of each history.
 
@@ -167,6 +169,8 @@ class Recommender:
             deny: items that may not be recommended; ids outside the catalogue change nothing.
             behaviour: which kind of event to predict; only for masked-item models of a log with
                 behaviours. None: the most frequent one.
+            at: the moment for which is recommended, one for all or one a history (of a table: in
+                the order of the users' ids), for models that read it.
 
         Returns:
             Columns user_id (or history, the number of a list), rank (from 1), item_id, score; best
@@ -180,7 +184,13 @@ class Recommender:
             ConfigError: k is below 1, behaviour is not one, or the index cannot filter.
         """
         batches = self.recommend_batches(
-            histories, k, filter_seen=filter_seen, allow=allow, deny=deny, behaviour=behaviour
+            histories,
+            k,
+            filter_seen=filter_seen,
+            allow=allow,
+            deny=deny,
+            behaviour=behaviour,
+            at=at,
         )
         table = pa.Table.from_batches(list(batches), batches.schema)
         return self._with_attrs(table.to_pandas(), batches.histories)
@@ -194,6 +204,7 @@ class Recommender:
         allow: Ids | None = None,
         deny: Ids | None = None,
         behaviour: str | None = None,
+        at: Moments | None = None,
         users_at_once: int = USERS_AT_ONCE,
     ) -> RecommendationBatches:
         """Return what `recommend` does as batches of some users each, made one by one.
@@ -208,6 +219,7 @@ class Recommender:
             allow: as for `recommend`.
             deny: as for `recommend`.
             behaviour: as for `recommend`.
+            at: as for `recommend`.
             users_at_once: users of a batch.
 
         Returns:
@@ -220,7 +232,7 @@ class Recommender:
         check_k(k, len(self._exact), self.vocabulary.num_items)
         if users_at_once < 1:
             raise ConfigError(f"users_at_once is {users_at_once}; it must be at least 1.")
-        read = read_histories(histories, self.vocabulary)
+        read = self._read(histories, at)
         self._behaviour_row(behaviour)
         allowed_N = allowed_items(self.vocabulary, allow, deny)
         use_index = self.index is not None and allow is None
@@ -274,13 +286,18 @@ class Recommender:
         )
 
     def score(
-        self, histories: HistoryList | HistoryTable, *, behaviour: str | None = None
+        self,
+        histories: HistoryList | HistoryTable,
+        *,
+        behaviour: str | None = None,
+        at: Moments | None = None,
     ) -> pd.DataFrame:
         """Return the model's score of every item for each history; no filter, no index.
 
         Args:
             histories: as for `recommend`.
             behaviour: as for `recommend`.
+            at: as for `recommend`.
 
         Returns:
             float32, one row a history (labelled by user_id, or by its number), one column an item
@@ -292,7 +309,7 @@ class Recommender:
             DataError: the histories are not what they must be.
             ConfigError: behaviour is not one.
         """
-        read = read_histories(histories, self.vocabulary)
+        read = self._read(histories, at)
         has_items_U = read.lengths > 0
         scores_UN = np.empty((len(read), len(self._exact)), np.float32)
         scores_UN[~has_items_U] = self._counts_N
@@ -347,13 +364,18 @@ class Recommender:
         return frame
 
     def user_vectors(
-        self, histories: HistoryList | HistoryTable, *, behaviour: str | None = None
+        self,
+        histories: HistoryList | HistoryTable,
+        *,
+        behaviour: str | None = None,
+        at: Moments | None = None,
     ) -> tuple[pa.Array, Float32[np.ndarray, "U _"]]:
         """Return the vectors that items are searched by: their inner products are the scores.
 
         Args:
             histories: as for `recommend`; those without a known item have no vector.
             behaviour: as for `recommend`.
+            at: as for `recommend`.
 
         Returns:
             The users (or numbers of the histories), and one vector for each, [U, D+1].
@@ -361,7 +383,7 @@ class Recommender:
         Raises:
             DataError: the histories are not what they must be, or none has a known item.
         """
-        known = read_histories(histories, self.vocabulary).not_empty()
+        known = self._read(histories, at).not_empty()
         if len(known) == 0:
             raise DataError("none of the histories has an item that the model knows.")
         return known.keys, self.encode(known, behaviour)
@@ -382,9 +404,15 @@ class Recommender:
             max_length=self._max_length,
             query_behaviour=self._behaviour_row(behaviour),
             token_budget=TOKEN_BUDGET.get(self.model.device.type, 12800),
+            times=self.model.config.reads_times,
+            query_times_U=histories.asked_U,
         )
         with fast_inference(self.model):
             return self.model.encode_users(batches, len(sequences)).cpu().numpy()
+
+    def _read(self, histories: HistoryList | HistoryTable, at: Moments | None) -> Histories:
+        read = read_histories(histories, self.vocabulary)
+        return with_query_times(read, self.model.config.reads_times, at)
 
     def _behaviour_row(self, behaviour: str | None) -> int:
         if behaviour is None:

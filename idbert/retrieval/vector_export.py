@@ -22,6 +22,7 @@ from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.ray_cluster import CPUS_A_TASK, RaySettings, check_shared, cluster, in_workers
 from idbert.retrieval.histories import read_histories
+from idbert.retrieval.query_times import with_query_times
 from idbert.retrieval.recommender import Recommender
 from idbert.retrieval.vector_files import is_written, part_path, write_part
 from idbert.retrieval.vectors import Layer, item_layer_vectors
@@ -84,10 +85,12 @@ class UserSource:
         log: the log as a table, which travels to the workers; or the folder of a prepared log,
             which they map.
         behaviour: which kind of event to predict; None: the most frequent one.
+        at: the moment for which is recommended, for models that read it.
     """
 
     log: Interactions | Path
     behaviour: str | None = None
+    at: str | None = None
 
     def count(self) -> int:
         """Return the number of users."""
@@ -100,9 +103,11 @@ class UserSource:
 
         Raises:
             DataError: an id is of another type than the vocabulary's.
-            ConfigError: the behaviour is not one.
+            ConfigError: the behaviour is not one, or `at` lacks or cannot act.
         """
-        histories = read_histories(self._events(start, stop), recommender.vocabulary).not_empty()
+        histories = read_histories(self._events(start, stop), recommender.vocabulary)
+        reads = recommender.model.config.reads_times
+        histories = with_query_times(histories, reads, self.at).not_empty()
         if len(histories) == 0:
             width = recommender.model.item_vectors().shape[1]
             return histories.keys, np.empty((0, width), np.float32)
@@ -110,7 +115,7 @@ class UserSource:
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without what was mapped here."""
-        return {"log": self.log, "behaviour": self.behaviour}
+        return {"log": self.log, "behaviour": self.behaviour, "at": self.at}
 
     @cached_property
     def _prepared(self) -> PreparedLog:

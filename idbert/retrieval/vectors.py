@@ -122,8 +122,12 @@ def _is_coded(factory: str, dimension: int) -> bool:
 
 def _alone(model: ItemModel, rows: Tensor, state: int | None) -> Tensor:
     """Encode histories of one item each, [N, D]; `state` None is the fused one."""
-    input_ids = rows[:, None]
+    inputs = {"input_ids": rows[:, None]}
+    if model.config.reads_times != "none":  # one event, asked at its own time: any will do
+        inputs["timestamps"] = torch.zeros_like(rows[:, None])
+        if model.config.reads_times == "queries" and model.is_causal:
+            inputs["query_timestamps"] = inputs["timestamps"]
     if state is None:
-        fused: Tensor = model.backbone(input_ids)
+        fused: Tensor = model.backbone(**inputs)
         return fused[:, 0]
-    return model.backbone.hidden_states(input_ids)[state][:, 0]
+    return model.backbone.hidden_states(**inputs)[state][:, 0]

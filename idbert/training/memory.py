@@ -32,6 +32,9 @@ _WIDTHS, _INNER_WIDTHS = 10, 4
 queries, keys, values, what was attended to, sums and norms), and so many times its inner width,
 gradients of these meanwhile with them."""
 
+_GATE_WIDTHS = 6
+"""The same of the gates on the two residual sums of a layer: what is let through, and how far."""
+
 _SCORES = 3
 """Copies of an attention matrix: scores, shares, shares after dropout."""
 
@@ -51,7 +54,8 @@ class Workload:
         width: D.
         other_parameters: Numbers of all weights but the table and its biases.
         layers: Of the encoder.
-        inner_width: Of its feed-forward blocks.
+        inner_width: Of its feed-forward blocks; twice that where they are gated.
+        gate_width: Numbers of a position that gates on the residual sums of a layer keep.
         positions: Of the largest batch of this process.
         matrix_columns: Numbers of a position in the attention matrices of a layer; 0 where a fused
             kernel keeps none.
@@ -62,6 +66,7 @@ class Workload:
         unit_rows: Rows of the table that a step brings to norm 1, for a cosine; those that a loss
             draws are among its scores.
         sparse_rows: Whether only the rows that are read get gradients.
+        sum_tables: Tables as large as that of the items that hold sums with attributes.
         averages: Copies of the weights that are averages.
         several_processes: Whether gradients lie in the buckets of DDP too.
         users: Of the validation part; 0 without one.
@@ -72,6 +77,7 @@ class Workload:
     other_parameters: int
     layers: int
     inner_width: int
+    gate_width: int
     positions: int
     matrix_columns: int
     targets: int
@@ -80,6 +86,7 @@ class Workload:
     score_copies: int
     unit_rows: int
     sparse_rows: bool
+    sum_tables: int
     averages: int
     several_processes: bool
     users: int
@@ -122,11 +129,13 @@ def estimate_memory(of: Workload) -> MemoryEstimate:
         # From below and from above the table gets a gradient each, which are then added.
         moments = 2 * weights
         gradients = of.other_parameters + 3 * table
+    gradients += of.sum_tables * of.rows * of.width
     if of.several_processes:
         gradients += of.other_parameters + (0 if of.sparse_rows else table)
     loss = of.scored_targets * of.scores_of_target * of.score_copies + 4 * of.targets * of.width
     loss += _UNIT_COPIES * of.unit_rows * of.width
-    layer = _WIDTHS * of.width + _INNER_WIDTHS * of.inner_width + _SCORES * of.matrix_columns
+    layer = _WIDTHS * of.width + _INNER_WIDTHS * of.inner_width + of.gate_width
+    layer += _SCORES * of.matrix_columns
     activations = of.positions * (of.layers * layer + 4 * of.width)
     evaluation = 0
     if of.users:
@@ -166,20 +175,25 @@ def workload_of(
     elif isinstance(loss, ChunkedSoftmax):
         scored, copies = min(targets, loss.chunk_size), 2
     is_fused = config._attn_implementation != "eager" and not config.attention_probs_dropout_prob
+    is_fused &= config.time_bias == "none"
+    # Of the time bias every layer reads one matrix of buckets, and adds one of biases a head.
+    matrices = 0 if is_fused else config.num_attention_heads + (config.time_bias != "none")
     return Workload(
         rows=config.vocab_size,
         width=config.hidden_size,
         other_parameters=numbers - table.numel() - config.vocab_size,
         layers=config.num_hidden_layers,
-        inner_width=config.intermediate_size,
+        inner_width=config.intermediate_size * (1 if config.feed_forward == "plain" else 2),
+        gate_width=0 if config.layer_residual == "plain" else _GATE_WIDTHS * config.hidden_size,
         positions=positions,
-        matrix_columns=0 if is_fused else config.num_attention_heads * longest,
+        matrix_columns=matrices * longest,
         targets=targets,
         scored_targets=scored,
         scores_of_target=per_target,
         score_copies=copies,
         unit_rows=config.vocab_size if model.head.is_cosine and not loss.unit_rows else 0,
         sparse_rows=wants_sparse_rows(model, settings),
+        sum_tables=2 if config.num_attributes else 0,  # the sums, and their gradient
         averages=int(settings.averaging.name != "none"),
         several_processes=size > 1,
         users=users,

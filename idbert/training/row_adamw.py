@@ -162,4 +162,6 @@ def _obstacle(model: nn.Module, settings: TrainingSettings) -> str | None:
         return f"averaging.name={settings.averaging.name} touches all rows at every step"
     if not model.get_input_embeddings().weight.requires_grad or settings.frozen_layers is not None:
         return "the embeddings are frozen"
+    if model.config.num_attributes:
+        return "the items' attributes make their gradient dense"
     return None

@@ -138,7 +138,8 @@ def training_data(
 
     Raises:
         ConfigError: masking is given to a next-item model, or lacks for a masked-item model; or
-            targets are given to a masked-item model, or settings of a mixture to another one.
+            targets are given to a masked-item model, or settings of a mixture to another one; or
+            the model reads times that the log does not have.
     """
     if model.trained_for == "mixed":
         if masking is None or mixed is None:
@@ -170,10 +171,11 @@ def training_data(
             masking,
             vocab_size=model.config.vocab_size,
             seed=seed,
+            times=model.config.reads_times,
         )
     if masking is not None:
         raise ConfigError("Masking cannot act on a next-item model. Leave it out.")
-    return NextItemData(sequences, targets or TargetSettings(), seed=seed)
+    return NextItemData(sequences, targets or TargetSettings(), model.config.reads_times, seed=seed)
 
 
 def _newest(sequences: Sequences, max_length: int) -> Sequences:

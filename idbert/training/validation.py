@@ -34,6 +34,8 @@ class Validation:
         filter_seen: Whether items of a user's history are left out of the ranking.
         users_Q: Whose each target is, users numbered from 0; metrics are means over users of the
             means over their targets. None: each target is another user's.
+        query_times_Q: When each next item came, in microseconds since 1970-01-01 UTC, for models
+            that read the query's time; None where the log has no times.
 
     Raises:
         DataError: histories, targets and users do not fit together.
@@ -44,6 +46,7 @@ class Validation:
     max_length: int | None = None
     filter_seen: bool = True
     users_Q: Int64[np.ndarray, "Q"] | None = None
+    query_times_Q: Int64[np.ndarray, "Q"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.histories) != len(self.targets_Q):
@@ -85,6 +88,8 @@ def model_score(
                 objective=model.objective,
                 max_length=min(limits, default=None),
                 token_budget=batches.token_budget,
+                times=model.config.reads_times,
+                query_times_U=validation.query_times_Q,
             ),
             rank,
             None,

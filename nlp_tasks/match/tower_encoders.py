@@ -209,6 +209,8 @@ def _is_bert(config: EncoderConfig) -> bool:
         and config.norm == "post"
         and not config.is_causal
         and config.residual_scores == "none"
+        and config.time_bias == "none"
+        and config.feed_forward == config.layer_residual == "plain"
         and config.position_origin == "oldest"
     )
 

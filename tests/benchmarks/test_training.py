@@ -25,7 +25,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_the_operations_that_are_needed_are_those_that_torch_counts(monkeypatch):
-    monkeypatch.setattr("idbert.nn.attention.suits", lambda query, dropout: True)
+    monkeypatch.setattr("idbert.nn.attention.suits", lambda query, dropout, **_: True)
     settings = EncoderSettings(hidden_size=16, num_layers=3, num_heads=2, head_transform=False)
     model = MaskedItemModel.build(settings, vocab_size=50).eval()
     ids = torch.randint(4, 50, (2, 32))

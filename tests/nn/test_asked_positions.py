@@ -9,6 +9,7 @@ from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.nn.products import fast_products, rounded_rows
+from idbert.nn.time_bias import TimeBiasSettings
 from idbert.nn.word_config import WordEncoderSettings
 from idbert.nn.word_models import MaskedWordModel
 
@@ -16,11 +17,20 @@ LENGTH = 20
 ENCODERS = {
     "post-LN": {},
     "pre-LN": {"norm": "pre"},
+    "gated layers": {"feed_forward": "gated", "layer_residual": "gated"},
     "plain products": {"attention": "eager"},
     "residual scores": {"residual_scores": "sum"},
     "NEZHA": {"kind": "nezha", "max_length": None},
+    "time bias": {"time_bias": TimeBiasSettings("log")},
     "fused layers": {"fusion": FusionSettings(name="softmax")},
 }
+
+
+def timed(model, inputs):
+    """The batch as this model reads it."""
+    if model.config.reads_times == "none":
+        return inputs
+    return inputs | {"timestamps": inputs["input_ids"] * 1000}
 
 
 def build(model_class, **changes):
@@ -56,8 +66,11 @@ def test_loss_and_gradients_are_those_of_the_whole_layer(
     monkeypatch, name, model_class, is_left_padded, is_fast
 ):
     if is_fast:
-        monkeypatch.setattr("idbert.nn.attention.suits", lambda query, dropout: True)
-    model, inputs = build(model_class, **ENCODERS[name]), batch(is_left_padded=is_left_padded)
+        monkeypatch.setattr(
+            "idbert.nn.attention.suits", lambda query, dropout, has_bias=False: True
+        )
+    model = build(model_class, **ENCODERS[name])
+    inputs = timed(model, batch(is_left_padded=is_left_padded))
     asked = loss_and_gradients(model, inputs)
     monkeypatch.setattr(asked_module, "WORTHWHILE_SHARE", 0.0)
     whole = loss_and_gradients(model, inputs)
@@ -68,7 +81,8 @@ def test_loss_and_gradients_are_those_of_the_whole_layer(
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_states_are_those_at_the_positions(name):
     model = build(NextItemModel, **ENCODERS[name])
-    inputs = {key: value for key, value in batch().items() if key != "labels"}
+    inputs = timed(model, batch())
+    del inputs["labels"]
     queries = torch.tensor([[3, 0, 19], [2, 2, 13], [0, 1, 2], [19, 18, 17], [5, 5, 5]])
     with torch.no_grad():
         asked = model.backbone(**inputs, queries=queries)

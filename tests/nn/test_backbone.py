@@ -94,6 +94,8 @@ def test_the_last_state_comes_along_from_the_same_pass():
         ({"fusion": FusionSettings("mean", width=16)}, "fusion last there, mean here"),
         ({"fusion": FusionSettings("last", width=16)}, "tensors differ, such as fusion.dense"),
         ({"block": BlockSettings("lstm")}, "block none there, lstm here"),
+        ({"layer_residual": "gated"}, "8 tensors differ, such as encoder.encoder.layer.0"),
+        ({"feed_forward": "gated", "intermediate_size": 64}, "tensors differ, such as .*gate"),
         ({"residual_scores": "gated"}, "residual_scores none there, gated here"),
     ],
 )

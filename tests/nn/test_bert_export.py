@@ -9,6 +9,7 @@ from idbert.nn.config import EncoderSettings
 from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
+from idbert.nn.time_bias import TimeBiasSettings
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
 MASK = (IDS != 0).long()
@@ -76,6 +77,9 @@ def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
         kind="nezha",
         norm="pre",
         residual_scores="gated",
+        time_bias=TimeBiasSettings("log"),
+        feed_forward="gated",
+        layer_residual="gated",
         fusion=FusionSettings("mean", width=64),
         block=BlockSettings("lstm"),
         head_transform=False,
@@ -84,7 +88,9 @@ def test_what_bert_cannot_express_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError) as refusal:
         export_bert(model, tmp_path)
     obstacles = ("kind='nezha'", "norm='pre'", "causal", "'mean'", "head_transform=False")
-    for obstacle in (*obstacles, "residual_scores='gated'", "width 64", "block 'lstm'"):
+    obstacles += ("residual_scores='gated'", "width 64", "block 'lstm'")
+    obstacles += ("feed_forward='gated'", "layer_residual='gated'", "time_bias 'log'")
+    for obstacle in obstacles:
         assert obstacle in str(refusal.value)
     assert not list(tmp_path.iterdir())
 

@@ -10,6 +10,7 @@ from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder import Encoder
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.residual import ResidualSettings
+from idbert.nn.time_bias import TimeBiasSettings
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0]])
 MASK = (IDS != 0).long()
@@ -30,6 +31,9 @@ CHANGES = {
     "attention_dropout": {"attention_dropout": 0.5},
     "attention": {"attention": "eager"},
     "residual_scores": {"residual_scores": "sum", "attention": "eager"},
+    "time_bias": {"time_bias": TimeBiasSettings("log")},
+    "feed_forward": {"feed_forward": "gated"},
+    "layer_residual": {"layer_residual": "gated"},
     "fusion": {"fusion": FusionSettings("mean")},
     "block": {"block": BlockSettings("lstm")},
     "residual": {"block": BlockSettings("lstm"), "residual": ResidualSettings("none")},
@@ -49,7 +53,8 @@ def build(**changes) -> Backbone:
 
 def output(backbone: Backbone) -> torch.Tensor:
     torch.manual_seed(1)
-    return backbone.train()(IDS, attention_mask=MASK)
+    times = {"timestamps": IDS * 1000} if backbone.encoder.config.time_bias != "none" else {}
+    return backbone.train()(IDS, attention_mask=MASK, **times)
 
 
 def test_every_field_of_the_settings_has_a_change_in_this_test():
@@ -97,6 +102,9 @@ def test_a_config_survives_saving(tmp_path):
         block=BlockSettings("textcnn", 6, {"kernel_widths": (3, 5)}),
         residual=ResidualSettings("projected", gate=True),
         residual_scores="gated",
+        time_bias=TimeBiasSettings("log", buckets=9, query_time=True),
+        feed_forward="gated",
+        layer_residual="gated",
         norm="pre",
     )
     config = settings.to_config(vocab_size=20, is_causal=True, type_vocab_size=3)
@@ -173,6 +181,8 @@ def test_settings_out_of_range_or_without_effect_are_refused(changes, message):
         ("kind", "nezah", r"kind is 'nezah'. Did you mean 'nezha'\? Choose from: bert, nezha"),
         ("norm", "prenorm", r"norm is 'prenorm'.* Choose from: post, pre"),
         ("residual_scores", "sums", r"residual_scores is 'sums'. Did you mean 'sum'\?"),
+        ("feed_forward", "swiglu", r"feed_forward is 'swiglu'. Choose from: plain, gated"),
+        ("layer_residual", "gate", r"layer_residual is 'gate'. Did you mean 'gated'\?"),
         ("attention", "flash", r"attention is 'flash'. Choose from: auto, sdpa, eager"),
     ],
 )

@@ -36,12 +36,19 @@ from tests.pipelines.conftest import World
             {"similarity": "cosine", "temperature": 0.1, "learned_temperature": True},
             8,
         ),
+        (
+            "--model.norm=pre --model.feed_forward=gated --model.activation=silu"
+            " --model.layer_residual=gated",
+            {"feed_forward": "gated", "layer_residual": "gated", "hidden_act": "silu"},
+            8,
+        ),
     ],
     ids=[
         "textcnn beside mean and max",
         "transformer on free weights",
         "one narrow layer",
         "cosine",
+        "gated layers",
     ],
 )
 def test_every_part_is_a_setting_of_both_stages(

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from idbert.training.arguments import TrainingSettings
 from idbert.training.memory import estimate_memory, workload_of
 from idbert.training.trainer import build_trainer
 
-# A large table under all losses over it, the same under a sample, and a deep encoder.
-CASES = (
+# A large table under all losses over it, the same under a sample, and deep encoders.
+GATED = {"feed_forward": "gated", "activation": "silu", "layer_residual": "gated", "norm": "pre"}
+CASES: tuple[tuple[Any, ...], ...] = (
     (200_000, 64, 1, 200, LossSettings("chunked"), False),
     (600_000, 48, 1, 200, LossSettings("sampled", {"negatives": 64}), True),
     (500, 64, 4, 4000, LossSettings("chunked"), False),
+    (500, 64, 4, 4000, LossSettings("chunked"), False, GATED),
 )
 
 
@@ -36,11 +39,19 @@ def resident_bytes(name: str) -> int:
     raise KeyError(name)
 
 
-def train(rows: int, width: int, layers: int, budget: int, loss: LossSettings, sparse: bool):
+def train(
+    rows: int,
+    width: int,
+    layers: int,
+    budget: int,
+    loss: LossSettings,
+    sparse: bool,
+    changes: dict[str, Any] = {},  # noqa: B006 (read only)
+):
     before = resident_bytes("VmRSS")
     rng = np.random.default_rng(0)
     sequences = Sequences.from_histories([rng.integers(4, rows, 51).tolist() for _ in range(160)])
-    encoder = EncoderSettings(hidden_size=width, num_layers=layers, max_length=50)
+    encoder = EncoderSettings(hidden_size=width, num_layers=layers, max_length=50, **changes)
     model = NextItemModel.build(encoder, vocab_size=rows, loss=loss)
     batches = BatchSettings(token_budget=budget)
     settings = TrainingSettings(max_steps=2, sparse_rows=sparse, evaluate_every=1000)

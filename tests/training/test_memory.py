@@ -18,6 +18,7 @@ from idbert.inputs.sequences import Sequences
 from idbert.nn.config import EncoderSettings
 from idbert.nn.item_models import NextItemModel
 from idbert.nn.losses.catalogue import LossSettings
+from idbert.nn.time_bias import TimeBiasSettings
 from idbert.training import memory
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import AveragingSettings
@@ -40,6 +41,7 @@ WORK = Workload(
     other_parameters=100_000,
     layers=2,
     inner_width=256,
+    gate_width=0,
     positions=2000,
     matrix_columns=400,
     targets=500,
@@ -48,6 +50,7 @@ WORK = Workload(
     score_copies=2,
     unit_rows=100_000,
     sparse_rows=False,
+    sum_tables=0,
     averages=1,
     several_processes=False,
     users=100,
@@ -217,3 +220,12 @@ def test_the_limit_of_a_container_counts_and_its_file_cache_is_free(line, folder
 def test_without_control_groups_the_machine_decides(tmp_path):
     assert free_bytes(torch.device("cpu"), tmp_path) > 100 * MIB
     assert np.isfinite(free_bytes(torch.device("cpu")))
+
+
+def test_a_time_bias_keeps_matrices_of_attention():
+    sequences = Sequences.from_histories([list(range(4, 55))] * 3)
+    with torch.device("meta"):
+        settings = EncoderSettings(max_length=50, time_bias=TimeBiasSettings("log"))
+        model = NextItemModel.build(settings, vocab_size=500)
+    work = workload_of(model, sequences, None, BatchSettings(), TrainingSettings(), 0)
+    assert work.matrix_columns == (2 + 1) * 50

@@ -28,7 +28,7 @@ SETTINGS = {
         "clip_norm": 0.01,
         "averaging": AveragingSettings("ema", decay=0.5),
     },
-    "several targets a user": {"targets": 3},
+    "several targets a user": {"num_targets": 3},
     "adversarial": {"adversarial": AdversarialSettings("fgm")},
 }
 
