@@ -67,7 +67,8 @@ def test_an_index_of_exported_vectors_is_the_one_that_rec_index_makes(copied: Pa
         found = VectorIndex.load(copied / name)
         assert found.ids.equals(index.ids)
         np.testing.assert_allclose(found.vectors(), index.vectors(), **NEAR)
-    assert "item 02" in succeed("rec_recommend", "--run", copied, "--items=item 01", "--k=1").out
+    asked = "--items=item 11,item 00,item 01"
+    assert "item 02" in succeed("rec_recommend", "--run", copied, asked, "--k=1").out
 
 
 def test_users_without_a_known_item_have_no_vector(world: World, tmp_path: Path):
