@@ -28,14 +28,8 @@ from pipelines.reporting import evaluate_runs
 METRICS = ("ndcg@10", "recall@10")
 NAMES = {"idbert": "idbert", "torch": "torch's operations, float32"}
 LOSSES = {"idbert": "chunked", "torch": "full"}
-SMALL_MODEL = (
-    "--model.hidden_size",
-    "8",
-    "--model.num_layers",
-    "1",
-    "--sequences.max_length",
-    "10",
-)
+RECIPE = Path("pipelines/recipes/ml-1m-bert4rec.yaml")
+SMALL_MODEL = "--model.hidden_size 8 --model.num_layers 1 --sequences.max_length 10".split()
 
 
 def train(path: str, seed: int, data: Path, options: argparse.Namespace) -> RunDir:

@@ -6,6 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from benchmarks import (
     catalogue_size,
@@ -15,6 +17,9 @@ from benchmarks import (
     training,
     training_work,
 )
+from benchmarks.quality_work import PATHS, plain_operations
+from idbert.nn.dropout import Dropout
+from idbert.run_dir import RunDir
 
 
 def in_this_process(module, arguments, threads, patience_s=None):
@@ -84,6 +89,26 @@ def test_inference(page: Path):
         "idbert, items in bfloat16, sasrec",
     ]
     assert "RecTools, sasrec: left out: venvs/rectools/bin/python is not there" in rows
+
+
+def test_quality(page: Path):
+    out = page.parent / "trainings"
+    rows = run("quality", page, "--seeds", "1", "--out", str(out))
+    assert set(rows) == {"", "idbert", "torch's operations, float32", "the first less the second"}
+    assert all(float(rows[name][0].split()[0]) > 0 for name in ("idbert", list(rows)[2]))
+    losses = [RunDir.open(out / f"{path}-1").read_config()["loss"]["name"] for path in PATHS]
+    assert losses == ["chunked", "full"]
+
+
+def test_torch_s_own_operations_train_where_they_are_asked_for(monkeypatch):
+    called = []
+    monkeypatch.setattr(F, "dropout", lambda x, *_: called.append("dropout") or x)
+    layer = Dropout(0.5).train()
+    layer(torch.ones(8))
+    assert not called
+    with plain_operations():
+        layer(torch.ones(8))
+    assert called == ["dropout"]
 
 
 def test_retrieval(page: Path):
