@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int64
 from idbert.errors import CheckpointError, ConfigError, DataError, ShapeError
 from idbert.files import digest_of, verify, written_aside
 from idbert.retrieval.extras import check_faiss_distributions, missing_faiss
-from idbert.retrieval.index_codes import code_differences, level_codes
+from idbert.retrieval.index_codes import code_differences, fast_cells, level_codes, scan_for
 from idbert.retrieval.index_device import IndexDevice, on_device
 from idbert.retrieval.index_exclusion import without
 from idbert.retrieval.index_manifest import MANIFEST, read_manifest, verify_size, write_manifest
@@ -50,6 +50,7 @@ class VectorIndex:
 
     def __init__(self, index: Any, ids: pa.Array, factory: str, dimension: int) -> None:
         self._index = index
+        self._fast_cells = fast_cells(_opened_faiss(), index)
         self.ids = ids
         self.factory = factory
         self.dimension = dimension
@@ -295,6 +296,8 @@ class VectorIndex:
         if unused:
             name = min(unused)
             raise ConfigError(f"{name} cannot act on an index '{self.factory}'. Leave it out.")
+        if self._fast_cells is not None:
+            scan_for(self._fast_cells, len(queries_QD))
         try:
             scores_QK, rows_QK = self._index.search(filled_QD, k, params=parameters)
         except RuntimeError as error:

@@ -10,6 +10,11 @@ _SAMPLE = 100_000
 _LEFT_OUT = 0.0005
 """Share of a component's values beyond the lowest level, and beyond the highest."""
 
+_FEW = 8
+"""Queries that are faster one by one."""
+_AS_FAISS_CHOOSES, _ONE_BY_ONE = 0, 10
+"""FAISS's numbers of ways to scan fast codes, with the same result."""
+
 
 def code_differences(faiss: ModuleType, index: Any) -> None:
     """Let an untrained index of cells and fast 4-bit codes keep differences from a cell's centre.
@@ -17,7 +22,7 @@ def code_differences(faiss: ModuleType, index: Any) -> None:
     For inner products FAISS keeps whole vectors, which the same bits tell less exactly. Any other
     index is left as it is.
     """
-    cells = _coded_cells(faiss, index)
+    cells = fast_cells(faiss, index)
     if cells is not None:
         cells.by_residual = True
 
@@ -36,7 +41,7 @@ def level_codes(faiss: ModuleType, index: Any, stored_ND: Float32[np.ndarray, "N
         index: trained, of any type.
         stored_ND: the vectors that it was trained on.
     """
-    cells = _coded_cells(faiss, index)
+    cells = fast_cells(faiss, index)
     if cells is None or cells.pq.dsub != 1:
         return
     rows = np.random.default_rng(0).permutation(len(stored_ND))[:_SAMPLE]
@@ -49,7 +54,22 @@ def level_codes(faiss: ModuleType, index: Any, stored_ND: Float32[np.ndarray, "N
     faiss.copy_array_to_vector(levels.astype(np.float32).ravel(), cells.pq.centroids)
 
 
-def _coded_cells(faiss: ModuleType, index: Any) -> Any:
+def scan_for(cells: Any, num_queries: int) -> None:
+    """Let cells of fast codes be scanned in the way that is faster for so many queries.
+
+    FAISS scans a cell once for all queries that ask for it, and to sort that out takes longer than
+    it saves where there are few: of 1,000,000 vectors, 304 of 4,096 cells, 0.73 ms of a processor
+    for one query by FAISS's choice and 0.56 one by one, 0.29 and 0.36 for each of 256. Another
+    thread that chooses meanwhile changes the time, not what is found.
+
+    Args:
+        cells: of `fast_cells`.
+        num_queries: of the search that follows.
+    """
+    cells.implem = _ONE_BY_ONE if num_queries <= _FEW else _AS_FAISS_CHOOSES
+
+
+def fast_cells(faiss: ModuleType, index: Any) -> Any:
     """Return the part of an index that holds cells of fast 4-bit codes; None: it has none."""
     try:
         cells = faiss.downcast_index(faiss.extract_index_ivf(index))

@@ -86,3 +86,18 @@ def test_only_a_rotation_to_one_component_more_completes_the_vectors() -> None:
     assert stored_width(coded_cells(CELLS, WIDTH), WIDTH) == WIDTH + 1
     assert stored_form(ITEMS, coded_cells(CELLS, WIDTH)).shape == (COUNT, WIDTH + 1)
     assert stored_width("RR24,IVF16,PQ24x4fs,RFlat", WIDTH) == WIDTH
+
+
+def test_a_few_queries_are_scanned_one_by_one_and_find_what_they_find_among_many(
+    index: VectorIndex, tmp_path: Path
+) -> None:
+    index.save(tmp_path / "index", "0" * 64)
+    for searched in (index, VectorIndex.load(tmp_path / "index")):
+        cells = faiss.downcast_index(faiss.extract_index_ivf(searched._index))
+        scores, rows = searched.search(USERS, 10, ALL)
+        assert cells.implem == 0
+        for start in range(0, 20, 2):
+            few = searched.search(USERS[start : start + 2], 10, ALL)
+            assert cells.implem == 10
+            np.testing.assert_array_equal(few[1], rows[start : start + 2])
+            np.testing.assert_array_equal(few[0], scores[start : start + 2])
