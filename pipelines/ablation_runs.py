@@ -138,7 +138,7 @@ def make(pipeline: str, run: Run, is_enough: Callable[[], bool] | None = None) -
         raise error(
             f"{run.folder.name} failed. The end of {run.log}:\n"
             + "\n".join(f"  {line}" for line in said)
-            + "\nMend the study and give the same command again; finished runs are not repeated."
+            + "\nMend the settings and give the same command again; finished runs are not repeated."
         )
 
 

@@ -69,11 +69,15 @@ class TimeSplitSettings:
     test_from: float = 0.9
     """Share of the events before the second cut: between the cuts lie the validation targets."""
 
+    test_until: float = 1.0
+    """Share of the events before the end of the test targets; later events are not used."""
+
     def __post_init__(self) -> None:
-        if not 0 < self.validation_from < self.test_from < 1:
+        if not 0 < self.validation_from < self.test_from < self.test_until <= 1:
             raise ConfigError(
-                "0 < validation_from < test_from < 1 must hold, not "
-                f"validation_from={self.validation_from} and test_from={self.test_from}."
+                "0 < validation_from < test_from < test_until <= 1 must hold, not "
+                f"validation_from={self.validation_from}, test_from={self.test_from} and "
+                f"test_until={self.test_until}."
             )
 
 
@@ -248,9 +252,13 @@ def _time_cuts(
             "cut. Raise validation_from."
         )
     later_U = _events_before(second_cut, offsets, times_T)
+    end_U = np.diff(offsets)
+    if settings.test_until < 1:
+        place = int(settings.test_until * len(times_T))
+        end_U = _events_before(np.partition(times_T, place)[place], offsets, times_T)
     return (
         _time_cut(offsets, train_U, later_U, targets, "validation"),
-        _time_cut(offsets, later_U, np.diff(offsets), targets, "test"),
+        _time_cut(offsets, later_U, end_U, targets, "test"),
     )
 
 

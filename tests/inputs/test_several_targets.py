@@ -97,6 +97,19 @@ def test_a_time_split_asks_at_most_so_many_events_of_each_stretch(targets, ties)
     assert max(parts.test.known.column("timestamp").to_pylist()) < second
 
 
+@pytest.mark.parametrize("ties", [True, False])
+def test_the_test_stretch_ends_where_the_settings_say(ties):
+    log = random_log(4, ties=ties)
+    parts = global_time_split(log, TimeSplitSettings(0.4, 0.6, 0.8), targets=5)
+    times = np.sort(log.column("timestamp").to_numpy())
+    first, second, end = (times[int(share * len(times))] for share in (0.4, 0.6, 0.8))
+    assert asked(parts.validation, log) == time_by_hand(log, first, second, 5)
+    assert asked(parts.test, log) == time_by_hand(log, second, end, 5)
+    whole = global_time_split(log, TimeSplitSettings(0.4, 0.6), targets=5)
+    assert names(parts.train) == names(whole.train)
+    assert len(parts.test) < len(whole.test)
+
+
 def test_what_is_known_ends_before_the_first_target():
     log = random_log()
     parts = leave_last_out(log, 3)

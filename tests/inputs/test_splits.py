@@ -180,7 +180,7 @@ def test_a_global_split_that_leaves_nothing_is_refused():
 
 
 def test_cuts_out_of_order_are_refused():
-    with pytest.raises(ConfigError, match="0 < validation_from < test_from < 1"):
+    with pytest.raises(ConfigError, match="0 < validation_from < test_from < test_until <= 1"):
         TimeSplitSettings(validation_from=0.9, test_from=0.8)
 
 

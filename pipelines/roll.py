@@ -1,0 +1,151 @@
+"""python -m pipelines.roll: a recipe, trained and tested anew in each of some windows of time."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from idbert.errors import ConfigError, suggestion
+from idbert.evaluation.baselines import BaselineSettings
+from idbert.run_dir import RunDir
+from idbert.training.item_trainer import METRICS
+from pipelines.ablation_plan import Variant, leaves, merged, read_recipe, settings_class
+from pipelines.ablation_runs import Run, is_made, make
+from pipelines.cli import import_plugins, logger, run_command, settings_from
+from pipelines.corridor import STAGES
+from pipelines.reporting import evaluate_runs, write_report
+from pipelines.rolling_report import rows_of, write_table, write_windows
+
+OF_THE_WINDOWS = ("split.name", "split.time")
+PIPELINES = ("rec_pretrain", "rec_finetune")
+
+
+@dataclass(frozen=True)
+class RollSettings:
+    """Windows of time, and the recipe that is tested in each."""
+
+    run: str = "runs/rolled"
+    """The folder of all windows: made if absent, resumed if unfinished. Each is a run in it."""
+    pipeline: str = "rec_finetune"
+    """The command that is run: rec_pretrain or rec_finetune."""
+    recipe: str | None = None
+    """A YAML file of that command's settings."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """Settings over those of the recipe; nested, or with dots: {training.learning_rate: 0.001}."""
+    windows: int = 4
+    """Stretches of equally many events, each tested by a model trained on what came before."""
+    begin: float = 0.6
+    """Share of the events, in the order of time, before the first window. The stretch before a
+    window, as long as one, is its validation part."""
+    metric: str = "ndcg@10"
+    """What the chart shows; the table has recall@10 too."""
+    filter_seen: bool = True
+    """Whether items of a user's history are left out of the ranking."""
+    baselines: BaselineSettings = field(default_factory=BaselineSettings)
+    """How the baselines are fitted, in every window anew."""
+    plugins: tuple[str, ...] = ()
+    """Modules to import first, because they register parts; every run imports them too."""
+
+    def __post_init__(self) -> None:
+        if self.windows < 1:
+            raise ConfigError(f"windows is {self.windows}; it must be at least 1.")
+        if not 0 < self.begin < 1:
+            raise ConfigError(f"begin is {self.begin}; it must be above 0 and below 1.")
+        if self.begin <= self.width:
+            raise ConfigError(
+                f"begin={self.begin} leaves nothing to train on: the {self.windows} windows are "
+                f"{self.width:.3g} of the events wide, and as much before the first is for "
+                "validation. Raise begin or windows."
+            )
+        if self.metric not in METRICS:
+            raise ConfigError(
+                f"The metric '{self.metric}' is not measured.{suggestion(self.metric, METRICS)} "
+                f"Choose from: {', '.join(METRICS)}."
+            )
+        if self.pipeline not in PIPELINES:
+            raise ConfigError(
+                f"{self.pipeline} cannot be tested in windows of time. Choose from: "
+                f"{', '.join(PIPELINES)}."
+            )
+
+    @property
+    def width(self) -> float:
+        """Share of the events in a window."""
+        return (1 - self.begin) / self.windows
+
+    def cuts(self, window: int) -> dict[str, float]:
+        """Return the cuts of a window, counted from 0, as settings of a time split."""
+        test_from = self.begin + window * self.width
+        cuts = {
+            "validation_from": test_from - self.width,
+            "test_from": test_from,
+            "test_until": min(1.0, test_from + self.width),
+        }
+        return {name: round(share, 6) for name, share in cuts.items()}
+
+
+def main(config: RollSettings) -> None:
+    """Train a recipe before each window of time and test it in the window, beside the baselines.
+
+    Every window is a run of its own with a global time split: trained on all events before its
+    validation stretch, which lies before the window. Windows that are trained already are not
+    trained again. The folder receives windows.csv after every window, and in the end windows.md
+    and windows.html: each window's figures, and mean and deviation over them.
+    """
+    folder = Path(config.run)
+    runs = windows_of(config)  # all settings are checked now, not after some hours
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, run in enumerate(runs, 1):
+        if not is_made(run):
+            logger.info(
+                "window %d of %d: %s, reports to %s", number, len(runs), run.folder, run.log
+            )
+            make(config.pipeline, run)
+        made = RunDir.open(run.folder, STAGES)
+        evaluated = evaluate_runs(
+            [made], "test", filter_seen=config.filter_seen, baselines=config.baselines
+        )
+        write_report(made, evaluated)
+        rows += rows_of(number, evaluated)
+        write_table(folder, rows)
+    write_windows(folder, rows, config.metric, _about(config))
+    print(folder / "windows.md")
+
+
+def _about(config: RollSettings) -> str:
+    what = f"{config.pipeline}, from {config.recipe}" if config.recipe else config.pipeline
+    return (
+        f"{what}; {config.windows} windows of {config.width:.1%} of the events each, from "
+        f"{config.begin:.1%} on; each by a model trained on what came before its validation part."
+    )
+
+
+def windows_of(config: RollSettings) -> list[Run]:
+    """Return the runs of the windows, the earliest first.
+
+    Raises:
+        ConfigError: there is no such recipe, it says itself how the log is cut, or the command
+            refuses a setting.
+    """
+    config_class = settings_class(config.pipeline)
+    import_plugins(config.plugins)
+    base = read_recipe(config.recipe, config.base, config.plugins)
+    for path, _ in leaves(base):
+        if path.startswith(OF_THE_WINDOWS):
+            raise ConfigError(f"The recipe sets {path}, which each window has its own of.")
+    runs = []
+    for window in range(config.windows):
+        split = {"split": {"name": "global_time", "time": config.cuts(window)}}
+        settings = merged(base, split)
+        try:
+            checked = settings_from(config_class, dict(settings))
+        except ConfigError as error:
+            raise ConfigError(f"window {window + 1}: {error}") from None
+        name = f"window-{window + 1}"
+        variant = Variant(name, {}, settings)
+        runs.append(Run(variant, checked.training.seed, Path(config.run) / name))
+    return runs
+
+
+if __name__ == "__main__":
+    run_command(main, RollSettings)
