@@ -18,8 +18,11 @@ from benchmarks import (
     training_work,
 )
 from benchmarks.quality_work import PATHS, plain_operations
+from idbert.errors import DataError
 from idbert.nn.dropout import Dropout
 from idbert.run_dir import RunDir
+from tests.pipelines import commands
+from tests.worlds import cycle_world
 
 
 def in_this_process(module, arguments, threads, patience_s=None):
@@ -98,6 +101,41 @@ def test_quality(page: Path):
     assert all(float(rows[name][0].split()[0]) > 0 for name in ("idbert", list(rows)[2]))
     losses = [RunDir.open(out / f"{path}-1").read_config()["loss"]["name"] for path in PATHS]
     assert losses == ["chunked", "full"]
+
+
+def test_study(page: Path):
+    log, study = page.parent / "log.csv", page.parent / "my-study"
+    cycle_world(num_users=30).to_csv(log, index=False)
+    given = ("--data.source", log, *commands.TINY)
+    changes = {"base": (), "layers=one": ("--model.num_layers=1",)}
+    for variant, change in changes.items():
+        for seed in (1, 2):
+            run_of = ("--run", study / f"{variant}-seed{seed}", f"--training.seed={seed}")
+            commands.succeed("rec_finetune", *given, *change, *run_of)
+    rows = run("study", page, str(study), "--title", "Mine")
+    assert list(rows)[:3] == ["variant", "base", "layers=one"]
+    assert {"popularity", "item-kNN", "EASE"} <= set(rows)
+    metrics = {
+        name: [
+            RunDir.open(study / f"{name}-seed{seed}").read_json("metrics.json")["validation"]
+            for seed in (1, 2)
+        ]
+        for name in changes
+    }
+    for place, metric in ((0, "ndcg@10"), (2, "recall@10")):
+        means = {
+            name: sum(
+                one[f"{name}-seed{seed}"]["metrics"][metric] for seed, one in enumerate(of, 1)
+            )
+            / 2
+            for name, of in metrics.items()
+        }
+        for name, mean in means.items():
+            assert rows[name][place].startswith(f"{mean:.4f} (")
+        difference = means["layers=one"] - means["base"]
+        assert abs(float(rows["layers=one"][place + 1].split()[0]) - difference) < 1e-4
+    with pytest.raises(DataError, match="holds no finished run of the base"):
+        run("study", page, str(page.parent))
 
 
 def test_torch_s_own_operations_train_where_they_are_asked_for(monkeypatch):
