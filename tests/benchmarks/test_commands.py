@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from benchmarks import (
     catalogue_size,
     catalogue_work,
+    equal_time,
     memory,
     memory_work,
     training,
@@ -136,6 +137,33 @@ def test_study(page: Path):
         assert abs(float(rows["layers=one"][place + 1].split()[0]) - difference) < 1e-4
     with pytest.raises(DataError, match="holds no finished run of the base"):
         run("study", page, str(page.parent))
+
+
+def test_equal_time(page: Path, monkeypatch: pytest.MonkeyPatch):
+    trained = []
+
+    def train(options, epochs, run, data):
+        trained.append((run.name, epochs))
+        settings = ("--data.source", data, "--run", run, *commands.TINY)
+        commands.succeed("rec_finetune", *settings)
+        return 0.5 * epochs
+
+    monkeypatch.setattr(equal_time, "train", train)
+    out = page.parent / "points"
+    rows = run("equal_time", page, "--minutes", "0.02", "0.1", "--out", str(out))
+    names = ["small-sasrec-idbert-0.02", "small-sasrec-idbert-0.1"]
+    assert trained == [
+        (f"{names[0]}-tried", 2),
+        (names[0], 2),  # 1.2 s of half a second each
+        (f"{names[1]}-tried", 2),
+        (names[1], 12),
+    ]
+    test = RunDir.open(out / names[1]).read_json("metrics.json")["test"][names[1]]["metrics"]
+    ndcg, recall = (f"{test[name]:.4f}" for name in ("ndcg@10", "recall@10"))
+    assert rows["idbert"][:5] == ["0.1", "0.1", "12.0", ndcg, recall]
+    trained.clear()
+    again = run("equal_time", page, "--minutes", "0.02", "0.1", "--out", str(out))
+    assert again == rows and not trained, "what was measured was measured again"
 
 
 def test_torch_s_own_operations_train_where_they_are_asked_for(monkeypatch):

@@ -1,0 +1,208 @@
+"""What do idbert and other libraries recommend after as many minutes of training?
+
+    python -m benchmarks.equal_time --data ml-1m.parquet --peers PEERS --minutes 2 5 10 20 --write
+
+One training for each library and number of minutes, of the same objective and architecture, on a
+quiet machine with --threads threads. idbert trains by its recipe for as many epochs as fit, told
+from what two epochs have taken, so that its schedule ends with the time; its evaluation comes
+once, at the end, and does not count, as that of the others does not. The peers train by those
+of their drivers until time is up. All are scored on the test part of leave-last-out, over the
+full catalogue, seen items dropped. What is measured is kept in --out and not measured again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks import report
+from benchmarks.peers import (
+    MODELS,
+    SMALL,
+    Peer,
+    add_architecture,
+    name_of,
+    opened,
+    peers_for,
+    run_driver,
+)
+from benchmarks.quiet import ForeignLoad, is_quiet, wait_until_quiet
+from idbert.evaluation.charts import ACCENT, INK, QUIET, STYLE, WIDTH_IN, svg
+from idbert.evaluation.evaluate import HEADLINE
+from idbert.files import written_aside
+from idbert.run_dir import RunDir
+from pipelines.reporting import evaluate_runs, write_report
+
+ROOT = Path(__file__).parents[1]
+OURS = "idbert"
+COMMANDS = {"bert4rec": "rec_pretrain", "sasrec": "rec_finetune"}
+TRIED_EPOCHS = 2
+"""From which the number of epochs is told; the first one is slower."""
+SMALL_RECIPE = ("--batches.token_budget=400", "--training.warmup=0")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is not measured yet, and publish all of it."""
+    parser = report.new_parser(__doc__)
+    add_architecture(parser)
+    parser.add_argument("--model", choices=MODELS, default="sasrec")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--recipe", type=Path, help="of idbert; by default that of ml-1m")
+    parser.add_argument("--out", type=Path, default=Path("runs/equal-time"), help="of all that ran")
+    parser.add_argument("--only", nargs="+", help="names of libraries; by default all there are")
+    options = report.parse(parser, arguments, **SMALL, minutes=[0.02, 0.05])
+    options.recipe = options.recipe or ROOT / f"pipelines/recipes/ml-1m-{options.model}.yaml"
+    measured: dict[str, list[dict[str, Any]]] = {}
+    failures: dict[str, str] = {}
+    with opened(options) as data:
+        for minutes in options.minutes:
+            for peer in (None, *peers_for(options, options.model)):
+                name = OURS if peer is None else peer.name
+                if options.only and name not in options.only:
+                    continue
+                found = kept(options, name, minutes, peer, data)
+                if isinstance(found, str):
+                    failures[name] = found
+                else:
+                    measured.setdefault(name, []).append(found)
+    publish(options, measured, failures)
+
+
+def kept(
+    options: argparse.Namespace, name: str, minutes: float, peer: Peer | None, data: Path
+) -> dict[str, Any] | str:
+    """Return what an earlier call has measured, or measure it."""
+    words = report.section_name(name_of(options), options.model, name, f"{minutes:g}")
+    path = options.out / f"{words}.json"
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    wait_until_quiet(options.wait)
+    if peer is None:
+        result: dict[str, Any] | str = ours(options, minutes, options.out / words, data)
+    else:
+        result = run_driver(peer, options.model, data, options, seconds=60 * minutes)
+        if not isinstance(result, str):
+            result |= {"minutes": result["train_s"] / 60, "foreign": result.get("foreign_cpu")}
+            result["epochs"] = result["epochs_done"]
+    if isinstance(result, str):
+        return result
+    kept_ones = ("minutes", "epochs", "foreign", *HEADLINE)
+    result = {"asked": minutes} | {key: result.get(key) for key in kept_ones}
+    options.out.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    return result
+
+
+def ours(
+    options: argparse.Namespace, minutes: float, folder: Path, data: Path
+) -> dict[str, Any] | str:
+    """Train by the recipe for as many epochs as fit into the time, and score the test part."""
+    tried = train(options, TRIED_EPOCHS, folder.with_name(f"{folder.name}-tried"), data)
+    if isinstance(tried, str):
+        return tried
+    epochs = max(1, int(60 * minutes / (tried / TRIED_EPOCHS)))
+    load = ForeignLoad()
+    seconds = train(options, epochs, folder, data)
+    if isinstance(seconds, str):
+        return seconds
+    found = {"minutes": seconds / 60, "epochs": epochs, "foreign": load.share()}
+    run = RunDir.open(folder)
+    evaluated = evaluate_runs([run], "test")
+    write_report(run, evaluated)
+    metrics = evaluated.evaluations[folder.name].metrics
+    return found | {name: metrics[name] for name in HEADLINE}
+
+
+def train(options: argparse.Namespace, epochs: int, run: Path, data: Path) -> float | str:
+    """Train in a process of its own; return the seconds of its steps, or why there are none."""
+    times = run.with_name(f"{run.name}-steps.json")
+    if not times.exists():
+        run.parent.mkdir(parents=True, exist_ok=True)
+        more = options.model == "sasrec"
+        command = [sys.executable, "-m", f"pipelines.{COMMANDS[options.model]}"]
+        command += ["--config", str(options.recipe), "--run", str(run), "--data.source", str(data)]
+        command += ["--plugins", '["benchmarks.step_times"]', "--training.device", options.device]
+        command += [f"--training.epochs={epochs}", f"--training.evaluate_every={epochs}"]
+        command += ["--training.patience=null", f"--sequences.max_length={options.maxlen + more}"]
+        command += [f"--model.hidden_size={options.hidden}", f"--model.num_layers={options.layers}"]
+        command += [f"--model.num_heads={options.heads}", *(SMALL_RECIPE if options.small else ())]
+        environment = {"OMP_NUM_THREADS": str(options.threads), "IDBERT_STEP_TIMES": str(times)}
+        finished = subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+        )
+        if finished.returncode:
+            return f"failed: {(finished.stderr.strip().splitlines() or ['no output'])[-1]}"
+        if not times.exists():
+            return f"failed: {run} was trained before, without its times. Remove it."
+    return float(sum(step["seconds"] for step in json.loads(times.read_text())))
+
+
+def publish(
+    options: argparse.Namespace,
+    measured: dict[str, list[dict[str, Any]]],
+    failures: dict[str, str],
+) -> None:
+    """Write one row a library and number of minutes, and the curves."""
+    rows = []
+    for name, points in measured.items():
+        for point in points:
+            busy = "" if point["foreign"] is None else f"{point['foreign']:.0%}"
+            busy += "" if is_quiet(point) else " (busy)"
+            figures = [f"{point[metric]:.4f}" for metric in HEADLINE]
+            spent = [f"{point['asked']:g}", f"{point['minutes']:.1f}", f"{point['epochs']:.1f}"]
+            rows.append([name, *spent, *figures, busy])
+    header = ["", "minutes asked", "of training", "epochs", "NDCG@10", "recall@10", "foreign"]
+    rows += [report.failed_row(name, why, len(header)) for name, why in failures.items()]
+    title = f"Quality of {options.model} on {name_of(options)} after as many minutes"
+    notes = [
+        f"{options.threads} threads; hidden {options.hidden}, {options.layers} layers, "
+        f"{options.heads} heads, length {options.maxlen}; idbert by {options.recipe.name}; a seed; "
+        "test part of leave-last-out, full ranking, seen items filtered.",
+    ]
+    section = report.Report(
+        report.section_name("equal-time", name_of(options), options.model, options.device),
+        title,
+        report.markdown(header, rows),
+        notes,
+        curves(measured, title),
+        options.device,
+    )
+    report.publish(section, "equal_time", options)
+
+
+def curves(measured: dict[str, list[dict[str, Any]]], title: str) -> str:
+    """Draw NDCG@10 over the minutes of training, idbert in colour."""
+    styles = ("--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for place, (name, points) in enumerate(measured.items()):
+            axes.plot(
+                [point["minutes"] for point in points],
+                [point["ndcg@10"] for point in points],
+                linestyle="-" if name == OURS else styles[place % len(styles)],
+                color=ACCENT if name == OURS else QUIET,
+                linewidth=2.0 if name == OURS else 1.3,
+                marker="o",
+                markersize=4,
+                label=name,
+            )
+        axes.set_title(title)
+        axes.set_xlabel("minutes of training")
+        axes.set_ylabel("NDCG@10, test")
+        axes.set_ylim(bottom=0)
+        axes.tick_params(length=0)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8.5)
+        return str(svg(figure))
+
+
+if __name__ == "__main__":
+    main()
