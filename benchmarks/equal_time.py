@@ -42,6 +42,9 @@ from pipelines.reporting import evaluate_runs, write_report
 ROOT = Path(__file__).parents[1]
 OURS = "idbert"
 COMMANDS = {"bert4rec": "rec_pretrain", "sasrec": "rec_finetune"}
+OF_THE_WORK = ("hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch", "threads")
+OF_THE_WORK += ("device", "recipe")
+"""Options that must be those of the results that are kept."""
 TRIED_EPOCHS = 2
 """From which the number of epochs is told; the first one is slower."""
 SMALL_RECIPE = ("--batches.token_budget=400", "--training.warmup=0")
@@ -60,6 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.recipe = options.recipe or ROOT / f"pipelines/recipes/ml-1m-{options.model}.yaml"
     measured: dict[str, list[dict[str, Any]]] = {}
     failures: dict[str, str] = {}
+    names = [OURS, *(peer.name for peer in peers_for(options, options.model))]
+    for name in options.only or ():
+        if name not in names:
+            parser.error(f"--only {name}: choose from {', '.join(names)}.")
     with opened(options) as data:
         for minutes in options.minutes:
             for peer in (None, *peers_for(options, options.model)):
@@ -72,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
                 else:
                     measured.setdefault(name, []).append(found)
     publish(options, measured, failures)
+    report.check_own(failures)
 
 
 def kept(
@@ -80,8 +88,11 @@ def kept(
     """Return what an earlier call has measured, or measure it."""
     words = report.section_name(name_of(options), options.model, name, f"{minutes:g}")
     path = options.out / f"{words}.json"
+    work = {key: str(getattr(options, key)) for key in OF_THE_WORK} | {"data": options.data}
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["work"] != work:
+            raise SystemExit(f"{path} was measured with other options. Give another --out.")
         return found
     wait_until_quiet(options.wait)
     if peer is None:
@@ -94,7 +105,7 @@ def kept(
     if isinstance(result, str):
         return result
     kept_ones = ("minutes", "epochs", "foreign", *HEADLINE)
-    result = {"asked": minutes} | {key: result.get(key) for key in kept_ones}
+    result = {"asked": minutes, "work": work} | {key: result.get(key) for key in kept_ones}
     options.out.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         aside.write_text(json.dumps(result, indent=2), encoding="utf-8")
@@ -124,12 +135,13 @@ def ours(
 def train(options: argparse.Namespace, epochs: int, run: Path, data: Path) -> float | str:
     """Train in a process of its own; return the seconds of its steps, or why there are none."""
     times = run.with_name(f"{run.name}-steps.json")
-    if not times.exists():
+    if not (times.exists() and RunDir(run).is_complete):
         run.parent.mkdir(parents=True, exist_ok=True)
         more = options.model == "sasrec"
         command = [sys.executable, "-m", f"pipelines.{COMMANDS[options.model]}"]
         command += ["--config", str(options.recipe), "--run", str(run), "--data.source", str(data)]
-        command += ["--plugins", '["benchmarks.step_times"]', "--training.device", options.device]
+        device = "cpu" if options.device == "cpu" else "auto"
+        command += ["--plugins", '["benchmarks.step_times"]', "--training.device", device]
         command += [f"--training.epochs={epochs}", f"--training.evaluate_every={epochs}"]
         command += ["--training.patience=null", f"--sequences.max_length={options.maxlen + more}"]
         command += [f"--model.hidden_size={options.hidden}", f"--model.num_layers={options.layers}"]
@@ -164,8 +176,10 @@ def publish(
     title = f"Quality of {options.model} on {name_of(options)} after as many minutes"
     notes = [
         f"{options.threads} threads; hidden {options.hidden}, {options.layers} layers, "
-        f"{options.heads} heads, length {options.maxlen}; idbert by {options.recipe.name}; a seed; "
-        "test part of leave-last-out, full ranking, seen items filtered.",
+        f"{options.heads} heads, length {options.maxlen}; one seed; test part of "
+        "leave-last-out, full ranking, seen items filtered.",
+        f"idbert by {options.recipe.name}, its dropout, rate and batches; the others with dropout "
+        f"{options.dropout}, of shares of attention too, and {options.batch} sequences a step.",
     ]
     section = report.Report(
         report.section_name("equal-time", name_of(options), options.model, options.device),

@@ -98,7 +98,7 @@ def publish(
     protocol = next(iter(found.values())).protocol
     differences = pd.DataFrame(charted, columns=["variant", "difference", "low", "high"])
     section = report.Report(
-        report.section_name("study", options.study.name),
+        report.section_name("study", options.study.name, options.part),
         title,
         report.markdown(header, rows),
         [

@@ -11,7 +11,7 @@ from idbert.training.item_trainer import METRICS
 from pipelines.ablation_plan import Variant, leaves, merged, read_recipe, settings_class
 from pipelines.ablation_runs import Run, is_made, make
 from pipelines.cli import import_plugins, logger, run_command, settings_from
-from pipelines.corridor import STAGES
+from pipelines.corridor import STAGES, open_prepared
 from pipelines.reporting import evaluate_runs, write_report
 from pipelines.rolling_report import rows_of, write_table, write_windows
 
@@ -32,10 +32,12 @@ class RollSettings:
     base: dict[str, Any] = field(default_factory=dict)
     """Settings over those of the recipe; nested, or with dots: {training.learning_rate: 0.001}."""
     windows: int = 4
-    """Stretches of equally many events, each tested by a model trained on what came before."""
+    """Stretches of equally many events, each tested by a model that was trained before it."""
     begin: float = 0.6
-    """Share of the events, in the order of time, before the first window. The stretch before a
-    window, as long as one, is its validation part."""
+    """Share of the events, in the order of time, before the first window."""
+    validation: float = 0.5
+    """How long the stretch before a window is that chooses the best epoch, in windows. The model
+    reads it as history, but is not trained on it."""
     metric: str = "ndcg@10"
     """What the chart shows; the table has recall@10 too."""
     filter_seen: bool = True
@@ -50,11 +52,13 @@ class RollSettings:
             raise ConfigError(f"windows is {self.windows}; it must be at least 1.")
         if not 0 < self.begin < 1:
             raise ConfigError(f"begin is {self.begin}; it must be above 0 and below 1.")
-        if self.begin <= self.width:
+        if self.validation <= 0:
+            raise ConfigError(f"validation is {self.validation}; it must be above 0.")
+        if self.begin <= self.validation * self.width:
             raise ConfigError(
                 f"begin={self.begin} leaves nothing to train on: the {self.windows} windows are "
-                f"{self.width:.3g} of the events wide, and as much before the first is for "
-                "validation. Raise begin or windows."
+                f"{self.width:.3g} of the events wide, and {self.validation:g} of that before the "
+                "first is for validation. Raise begin or windows, or lower validation."
             )
         if self.metric not in METRICS:
             raise ConfigError(
@@ -76,7 +80,7 @@ class RollSettings:
         """Return the cuts of a window, counted from 0, as settings of a time split."""
         test_from = self.begin + window * self.width
         cuts = {
-            "validation_from": test_from - self.width,
+            "validation_from": test_from - self.validation * self.width,
             "test_from": test_from,
             "test_until": min(1.0, test_from + self.width),
         }
@@ -88,8 +92,9 @@ def main(config: RollSettings) -> None:
 
     Every window is a run of its own with a global time split: trained on all events before its
     validation stretch, which lies before the window. Windows that are trained already are not
-    trained again. The folder receives windows.csv after every window, and in the end windows.md
-    and windows.html: each window's figures, and mean and deviation over them.
+    trained again: give another --run where the log has grown. The folder receives windows.csv after
+    every window, and in the end windows.md and windows.html: each window's figures, and mean and
+    deviation over them.
     """
     folder = Path(config.run)
     runs = windows_of(config)  # all settings are checked now, not after some hours
@@ -116,7 +121,9 @@ def _about(config: RollSettings) -> str:
     what = f"{config.pipeline}, from {config.recipe}" if config.recipe else config.pipeline
     return (
         f"{what}; {config.windows} windows of {config.width:.1%} of the events each, from "
-        f"{config.begin:.1%} on; each by a model trained on what came before its validation part."
+        f"{config.begin:.1%} on. The model is trained on what came before the window's validation "
+        f"part, {config.validation * config.width:.1%} of the events; the baselines are fitted on "
+        "all that came before the window. Items that first occur later can be recommended too."
     )
 
 
@@ -128,11 +135,11 @@ def windows_of(config: RollSettings) -> list[Run]:
             refuses a setting.
     """
     config_class = settings_class(config.pipeline)
-    import_plugins(config.plugins)
     base = read_recipe(config.recipe, config.base, config.plugins)
     for path, _ in leaves(base):
         if path.startswith(OF_THE_WINDOWS):
             raise ConfigError(f"The recipe sets {path}, which each window has its own of.")
+    import_plugins(base.get("plugins", ()))
     runs = []
     for window in range(config.windows):
         split = {"split": {"name": "global_time", "time": config.cuts(window)}}
@@ -141,6 +148,16 @@ def windows_of(config: RollSettings) -> list[Run]:
             checked = settings_from(config_class, dict(settings))
         except ConfigError as error:
             raise ConfigError(f"window {window + 1}: {error}") from None
+        if getattr(checked, "pretrained", None) is not None:
+            raise ConfigError(
+                "The recipe sets pretrained, and each window would need a pretraining of its own, "
+                "which has not seen what comes after. Leave it out."
+            )
+        if window == 0 and open_prepared(checked.data) is not None:
+            raise ConfigError(
+                f"{checked.data.source} was prepared with a split of its own. Name the log that it "
+                "was made of."
+            )
         name = f"window-{window + 1}"
         variant = Variant(name, {}, settings)
         runs.append(Run(variant, checked.training.seed, Path(config.run) / name))

@@ -70,7 +70,8 @@ class TimeSplitSettings:
     """Share of the events before the second cut: between the cuts lie the validation targets."""
 
     test_until: float = 1.0
-    """Share of the events before the end of the test targets; later events are not used."""
+    """Share of the events before the end of the test targets. Later events are neither trained on
+    nor asked for; their items still belong to the catalogue."""
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_from < self.test_from < self.test_until <= 1:
@@ -292,7 +293,7 @@ def _time_cut(
     if not num_tested:
         raise DataError(
             f"the global time split leaves no {name} targets: no user has an event in that stretch "
-            "of time and one before it. Move validation_from and test_from."
+            "of time and one before it. Move validation_from, test_from and test_until."
         )
     if num_tested < num_active:
         logger.info(

@@ -141,6 +141,8 @@ class VectorIndex:
         faiss = _faiss()
         with written_aside(Path(folder)) as aside:
             aside.mkdir()
+            if self._fast_cells is not None:
+                scan_for(self._fast_cells, len(self))  # what is written hangs on no search
             faiss.write_index(self._index, str(aside / _INDEX))
             pq.write_table(pa.table({"id": self.ids}), aside / _IDS)
             manifest: dict[str, Any] = {

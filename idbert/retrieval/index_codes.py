@@ -13,7 +13,7 @@ _LEFT_OUT = 0.0005
 _FEW = 8
 """Queries that are faster one by one."""
 _AS_FAISS_CHOOSES, _ONE_BY_ONE = 0, 10
-"""FAISS's numbers of ways to scan fast codes, with the same result."""
+"""FAISS's numbers of ways to scan fast codes; they find the same, but for ties of its codes."""
 
 
 def code_differences(faiss: ModuleType, index: Any) -> None:
@@ -59,8 +59,8 @@ def scan_for(cells: Any, num_queries: int) -> None:
 
     FAISS scans a cell once for all queries that ask for it, and to sort that out takes longer than
     it saves where there are few: of 1,000,000 vectors, 304 of 4,096 cells, 0.73 ms of a processor
-    for one query by FAISS's choice and 0.56 one by one, 0.29 and 0.36 for each of 256. Another
-    thread that chooses meanwhile changes the time, not what is found.
+    for one query by FAISS's choice and 0.56 one by one, 0.29 and 0.36 for each of 256; the rows of
+    1,000 queries were the same. Another thread that chooses meanwhile changes the time alone.
 
     Args:
         cells: of `fast_cells`.

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -134,7 +135,9 @@ def test_study(page: Path):
         for name, mean in means.items():
             assert rows[name][place].startswith(f"{mean:.4f} (")
         difference = means["layers=one"] - means["base"]
-        assert abs(float(rows["layers=one"][place + 1].split()[0]) - difference) < 1e-4
+        cell = rows["layers=one"][place + 1]
+        shown, low, high = (float(word) for word in re.findall(r"[+-][\d.]+", cell))
+        assert abs(shown - difference) < 1e-4 and low <= shown <= high
     with pytest.raises(DataError, match="holds no finished run of the base"):
         run("study", page, str(page.parent))
 
@@ -164,6 +167,33 @@ def test_equal_time(page: Path, monkeypatch: pytest.MonkeyPatch):
     trained.clear()
     again = run("equal_time", page, "--minutes", "0.02", "0.1", "--out", str(out))
     assert again == rows and not trained, "what was measured was measured again"
+    with pytest.raises(SystemExit, match="was measured with other options"):
+        run("equal_time", page, "--minutes", "0.02", "--out", str(out), "--hidden", "16")
+
+
+@pytest.mark.parametrize("model", ["bert4rec", "sasrec"])
+def test_equal_time_trains_by_its_recipe(tmp_path: Path, monkeypatch, model):
+    started = []
+
+    def start(command, cwd, env, capture_output, text):
+        started.append(command)
+        finished = commands.run(command[2].removeprefix("pipelines."), *command[3:])
+        Path(env["IDBERT_STEP_TIMES"]).write_text('[{"seconds": 2.5}, {"seconds": 1.5}]')
+        return Namespace(returncode=finished.status, stderr=finished.err)
+
+    monkeypatch.setattr(equal_time.subprocess, "run", start)
+    monkeypatch.setattr(equal_time, "SMALL_RECIPE", ("--training.warmup=0", *commands.TINY))
+    log = tmp_path / "log.csv"
+    cycle_world(num_users=30).to_csv(log, index=False)
+    work = {"model": model, "recipe": equal_time.ROOT / f"pipelines/recipes/ml-1m-{model}.yaml"}
+    work |= {"hidden": 8, "layers": 1, "heads": 2, "maxlen": 10, "threads": 1}
+    options = Namespace(small=True, device="cpu", **work)
+    assert equal_time.train(options, 1, tmp_path / "run", log) == 4.0
+    config = RunDir.open(tmp_path / "run").read_config()
+    assert (config["model"]["position_origin"], config["model"]["num_layers"]) == ("newest", 1)
+    assert config["sequences"]["max_length"] == (11 if model == "sasrec" else 10)
+    assert equal_time.train(options, 1, tmp_path / "run", log) == 4.0
+    assert len(started) == 1, "a finished training was started again"
 
 
 def test_torch_s_own_operations_train_where_they_are_asked_for(monkeypatch):

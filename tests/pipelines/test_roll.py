@@ -34,13 +34,15 @@ def write_windows(folder: Path, **changes: object) -> Path:
 
 
 def test_windows_lie_end_to_end_from_the_beginning_to_the_end_of_the_log():
-    config = roll.RollSettings(windows=5, begin=0.5)
+    config = roll.RollSettings(windows=5, begin=0.5, validation=1.0)
     cuts = [config.cuts(window) for window in range(5)]
     assert cuts[0] == {"validation_from": 0.4, "test_from": 0.5, "test_until": 0.6}
     assert cuts[-1]["test_until"] == 1.0
     for before, after in zip(cuts, cuts[1:], strict=False):
         assert before["test_until"] == after["test_from"]
         assert before["test_from"] == after["validation_from"]
+    half = roll.RollSettings(windows=5, begin=0.5).cuts(0)
+    assert half == {"validation_from": 0.45, "test_from": 0.5, "test_until": 0.6}
 
 
 def test_each_window_is_tested_by_a_run_that_was_trained_before_it(tmp_path, monkeypatch):
@@ -59,7 +61,7 @@ def test_each_window_is_tested_by_a_run_that_was_trained_before_it(tmp_path, mon
     table = pd.read_csv(folder / "windows.csv")
     assert table.groupby("window")["name"].first().tolist() == ["model", "model"]
     log = read_interactions(tmp_path / "log.csv")
-    for window, cuts in ((1, (0.4, 0.6, 0.8)), (2, (0.6, 0.8, 1.0))):
+    for window, cuts in ((1, (0.5, 0.6, 0.8)), (2, (0.7, 0.8, 1.0))):
         run = RunDir.open(folder / f"window-{window}")
         config = run.read_config()
         assert tuple(config["split"]["time"].values()) == cuts
@@ -90,7 +92,9 @@ def test_each_window_is_tested_by_a_run_that_was_trained_before_it(tmp_path, mon
     [
         ({"windows": 0}, "windows is 0; it must be at least 1."),
         ({"begin": 1.0}, "begin is 1.0; it must be above 0 and below 1."),
-        ({"begin": 0.3}, "begin=0.3 leaves nothing to train on: the 2 windows are 0.35"),
+        ({"begin": 0.1}, "begin=0.1 leaves nothing to train on: the 2 windows are 0.45"),
+        ({"validation": 0.0}, "validation is 0.0; it must be above 0."),
+        ({"base": {"pretrained": "runs/a"}}, "each window would need a pretraining of its own"),
         ({"metric": "ndcg@11"}, "The metric 'ndcg@11' is not measured. Did you mean 'ndcg@1'?"),
         ({"pipeline": "nlp_cls"}, "nlp_cls cannot be tested in windows of time."),
         (
@@ -104,6 +108,16 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, changes,
     refused = commands.run("roll", "--config", write_windows(tmp_path, **changes))
     assert refused.status == 2 and words in refused.message
     assert not (tmp_path / "rolled").exists()
+
+
+def test_a_prepared_log_is_refused_since_it_is_split_already(tmp_path):
+    cycle_world(num_users=40).to_csv(tmp_path / "log.csv", index=False)
+    prepared = tmp_path / "prepared"
+    commands.succeed("rec_prepare", "--data.source", tmp_path / "log.csv", "--run", prepared)
+    path = write_windows(tmp_path, base={"data.source": str(prepared)})
+    refused = commands.run("roll", "--config", path)
+    assert refused.status == 2
+    assert "was prepared with a split of its own. Name the log" in refused.message
 
 
 def test_a_log_of_positions_has_no_windows_of_time(tmp_path):

@@ -92,12 +92,18 @@ def test_a_few_queries_are_scanned_one_by_one_and_find_what_they_find_among_many
     index: VectorIndex, tmp_path: Path
 ) -> None:
     index.save(tmp_path / "index", "0" * 64)
+    index.search(USERS[:1], 10, ALL)
+    index.save(tmp_path / "again", "0" * 64)
+    files = [tmp_path / name / "index.faiss" for name in ("index", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes(), "a search has changed the index"
+    many = SearchSettings(nprobe=CELLS, refine_factor=8)
     for searched in (index, VectorIndex.load(tmp_path / "index")):
         cells = faiss.downcast_index(faiss.extract_index_ivf(searched._index))
-        scores, rows = searched.search(USERS, 10, ALL)
-        assert cells.implem == 0
-        for start in range(0, 20, 2):
-            few = searched.search(USERS[start : start + 2], 10, ALL)
-            assert cells.implem == 10
-            np.testing.assert_array_equal(few[1], rows[start : start + 2])
-            np.testing.assert_array_equal(few[0], scores[start : start + 2])
+        for settings in (ALL, many):
+            scores, rows = searched.search(USERS, 10, settings)
+            assert cells.implem == 0
+            for start in range(0, 20, 2):
+                few = searched.search(USERS[start : start + 2], 10, settings)
+                assert cells.implem == 10
+                np.testing.assert_array_equal(few[1], rows[start : start + 2])
+                np.testing.assert_array_equal(few[0], scores[start : start + 2])
