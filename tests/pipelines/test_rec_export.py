@@ -18,7 +18,7 @@ from idbert.rows import FIRST_ITEM
 from tests.pipelines.commands import run, succeed
 from tests.pipelines.conftest import World
 
-NEAR = {"rtol": 0, "atol": 1e-6}
+NEAR = {"rtol": 1e-6, "atol": 1e-6}
 
 
 def parts_of(folder: Path) -> list[Path]:

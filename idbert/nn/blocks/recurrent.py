@@ -170,6 +170,19 @@ def read_in_order(
 ) -> Float[Tensor, "B L _"]:
     """Run a recurrent module over the positions in an order; give its states in their own."""
     ordered_BLD = hidden_BLD.gather(1, order_BL[:, :, None].expand_as(hidden_BLD))
-    states_BLD: Tensor = cell(ordered_BLD)[0]
+    if isinstance(cell, nn.LSTM) and _lacks_narrow_lstm(ordered_BLD):
+        with torch.autocast("cpu", enabled=False):
+            states_BLD: Tensor = cell(ordered_BLD.float())[0]
+    else:
+        states_BLD = cell(ordered_BLD)[0]
     back_BL = order_BL.argsort(dim=1)
     return states_BLD.gather(1, back_BL[:, :, None].expand_as(states_BLD))
+
+
+def _lacks_narrow_lstm(hidden_BLD: Tensor) -> bool:
+    """Say whether autocast would ask for an LSTM in bfloat16 that the processor does not have."""
+    return (
+        hidden_BLD.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    )
