@@ -15,24 +15,29 @@ class Counts(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in names]
 glibc = ctypes.CDLL("libc.so.6")
 glibc.mallinfo2.restype = Counts
-for _ in range(5):
+before = glibc.mallinfo2().hblks
+for number in range(5):
     parts = [torch.ones(400, size) for size in (3000, 3400, 3800)]
+    if number == 0:
+        mapped = glibc.mallinfo2().hblks - before
     del parts
-print(glibc.mallinfo2().fordblks)
+print(mapped, glibc.mallinfo2().fordblks)
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's, from 2.33")
 def test_what_a_step_frees_is_kept_for_the_next():
-    kept = {}
+    mapped, kept = {}, {}
     for first in ("", "keep_freed_memory()"):
         done = subprocess.run(
             [sys.executable, "-c", STEPS.format(first=first)], capture_output=True, check=True
         )
-        kept[first] = int(done.stdout)
+        mapped[first], kept[first] = map(int, done.stdout.split())
     step = 400 * (3000 + 3400 + 3800) * 4
     assert kept["keep_freed_memory()"] >= step
-    assert kept[""] < 0.5 * step
+    # Else each is a mapping of its own, which goes back when it is freed. What glibc keeps of later
+    # ones hangs on where small pieces lie.
+    assert mapped == {"": 3, "keep_freed_memory()": 0}
 
 
 HOLDING = """
