@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from idbert.errors import ConfigError, suggestion
+from idbert.inputs.splits import SplitSettings
 from pipelines.cli import import_plugins, settings_from
 
 BASE, WINNERS = "base", "winners"
@@ -208,6 +209,25 @@ def check(study: StudySettings, variant: Variant) -> None:
                 f"{variant.name} sets training.{name}, and a study compares after the same number "
                 "of epochs. Leave it out."
             )
+    check_has_validation(config, variant.name)
+
+
+def check_has_validation(config: Any, where: str) -> None:
+    """Check that the settings of a command leave a part to choose by.
+
+    Args:
+        config: the settings.
+        where: what they are, for the message.
+
+    Raises:
+        ConfigError: they train on it.
+    """
+    split = getattr(config, "split", None)
+    if isinstance(split, SplitSettings) and not split.has_validation:
+        raise ConfigError(
+            f"{where} sets split.train_until=test, which leaves no validation part to choose by. "
+            "Choose with train_until=validation, then train once more until the test."
+        )
 
 
 def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,11 +16,12 @@ from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_i
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.sequences import SequenceSettings
-from idbert.inputs.splits import SplitSettings
+from idbert.inputs.splits import SplitSettings, TimeSplitSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import BERT_MAX_LENGTH, EncoderSettings
 from idbert.run_dir import MARKER, RunDir
 from idbert.tables import ITEM, TITLE, Interactions
+from idbert.training.arguments import TrainingSettings
 from pipelines.cli import settings_from
 
 STAGES = ("rec_pretrain", "rec_finetune")
@@ -200,10 +201,7 @@ def as_prepared(config: Corridor) -> Corridor:
         and getattr(config.data, field.name)
         not in (getattr(usual.data, field.name), getattr(there.data, field.name))
     }
-    if config.split not in (usual.split, there.split):
-        differing["split"] = there.split.name
-        if config.split.targets not in (usual.split.targets, there.split.targets):
-            differing["split.targets"] = there.split.targets
+    differing |= _differing(config.split, there.split)
     if differing:
         named = "; ".join(f"{name} ({value!r} there)" for name, value in differing.items())
         raise ConfigError(
@@ -222,6 +220,38 @@ def as_prepared(config: Corridor) -> Corridor:
         memory_limit=config.data.memory_limit,
     )
     return dataclasses.replace(config, data=data, split=there.split)
+
+
+def _differing(wanted: SplitSettings, there: SplitSettings) -> dict[str, Any]:
+    """Return, by its name, each setting of a split that is asked for and was prepared otherwise."""
+    usual = SplitSettings()
+    if wanted == usual:
+        return {}
+    times = {
+        f"split.time.{field.name}": getattr(there.time, field.name)
+        for field in dataclasses.fields(TimeSplitSettings)
+        if getattr(wanted.time, field.name)
+        not in (getattr(usual.time, field.name), getattr(there.time, field.name))
+    }
+    return times | {
+        f"split.{name}": getattr(there, name)
+        for name in ("name", "targets", "train_until")
+        if getattr(wanted, name) not in (getattr(usual, name), getattr(there, name))
+    }
+
+
+def check_choosing(split: SplitSettings, training: TrainingSettings) -> None:
+    """Check that no setting waits for a validation part that is trained on.
+
+    Raises:
+        ConfigError: one does.
+    """
+    if not split.has_validation and training.patience is not None:
+        raise ConfigError(
+            f"training.patience={training.patience} cannot act with split.train_until=test, which "
+            "leaves no validation part to stop by. Set training.patience=null, and as "
+            "training.epochs the number that was best with train_until=validation."
+        )
 
 
 def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:

@@ -22,6 +22,7 @@ from pipelines.corridor import (
     CorridorSettings,
     as_dict,
     as_prepared,
+    check_choosing,
     check_windows,
     read_attributes,
     read_titles,
@@ -53,6 +54,7 @@ class RecFinetuneSettings(CorridorSettings):
         # A block that looks ahead is refused now, not after the log has been read.
         self.model.to_config(vocab_size=1, is_causal=True)
         check_windows(self.sequences, self.model, is_causal=True)
+        check_choosing(self.split, self.training)
 
 
 def main(config: RecFinetuneSettings) -> None:
@@ -73,7 +75,7 @@ def main(config: RecFinetuneSettings) -> None:
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
-    validation = log.held_out("validation", config.sequences.max_length)
+    validation = log.validation(config.sequences.max_length)
     del log  # its tables are as large as the sequences
     build = partial(
         NextItemModel.build,

@@ -25,6 +25,7 @@ from pipelines.corridor import (
     CorridorSettings,
     as_dict,
     as_prepared,
+    check_choosing,
     check_windows,
     read_attributes,
     read_titles,
@@ -60,6 +61,7 @@ class RecPretrainSettings(CorridorSettings):
 
     def __post_init__(self) -> None:
         check_windows(self.sequences, self.model, is_causal=False)
+        check_choosing(self.split, self.training)
         if self.objective != "mixed" and self.mixed != MixedSettings():
             raise ConfigError("the settings of --mixed are for --objective mixed. Give it, too.")
         if self.objective == "mixed" and self.model.block.name != NO_BLOCK:
@@ -90,7 +92,7 @@ def main(config: RecPretrainSettings) -> None:
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
-    validation = log.held_out("validation", config.sequences.max_length)
+    validation = log.validation(config.sequences.max_length)
     del log  # its tables are as large as the sequences
     is_mixed = config.objective == "mixed"
     build: Callable[[], ItemModel] = partial(

@@ -47,7 +47,7 @@ SHOWN_EVENTS = 10
 
 
 def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: ItemTrainer) -> None:
-    """Save what training has made, then evaluate it on the validation part.
+    """Save what training has made, then evaluate it: see `report_once`.
 
     Of several processes the writer does so, and the others are done.
 
@@ -82,11 +82,12 @@ def _is_trained(run: RunDir) -> bool:
 
 
 def report_once(run: RunDir) -> None:
-    """Evaluate a trained run on the validation part, unless an earlier call has done so."""
+    """Evaluate a trained run on the part after what it was trained on, unless that is done."""
     processes.leave()  # what is left to do is the writer's
     if not processes.is_writer() or is_reported(run):
         return
-    write_report(run, evaluate_runs([run], "validation"))
+    part: Part = log_settings_of(run).split.train_until
+    write_report(run, evaluate_runs([run], part))
     logger.info("%s is finished: %s", run.path, run.report)
 
 
@@ -120,9 +121,14 @@ def evaluate_runs(
     The baselines are fitted on all users' events before the part's targets.
 
     Raises:
-        ConfigError: the runs are not of the same log and split.
+        ConfigError: the runs are not of the same log and split, or were trained on this part.
     """
     settings = log_settings_of(runs[0])
+    if part == "validation" and not settings.split.has_validation:
+        raise ConfigError(
+            f"{runs[0].path} was trained on the validation part too (split.train_until=test), and "
+            "can only be evaluated on the test part."
+        )
     for run in runs[1:]:
         theirs = log_settings_of(run)
         if _events_of(theirs) != _events_of(settings):

@@ -1,5 +1,6 @@
 """python -m pipelines.roll: a recipe, trained and tested anew in each of some windows of time."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class RollSettings:
     """Share of the events, in the order of time, before the first window."""
     validation: float = 0.5
     """How long the stretch before a window is that chooses the best epoch, in windows. The model
-    reads it as history, but is not trained on it."""
+    reads it as history, but is trained on it only if the recipe sets split.train_until=test."""
     metric: str = "ndcg@10"
     """What the chart shows; the table has recall@10 too."""
     filter_seen: bool = True
@@ -91,10 +92,10 @@ def main(config: RollSettings) -> None:
     """Train a recipe before each window of time and test it in the window, beside the baselines.
 
     Every window is a run of its own with a global time split: trained on all events before its
-    validation stretch, which lies before the window. Windows that are trained already are not
-    trained again: give another --run where the log has grown. The folder receives windows.csv after
-    every window, and in the end windows.md and windows.html: each window's figures, and mean and
-    deviation over them.
+    validation stretch, which lies before the window (see --validation). Windows that are trained
+    already are not trained again: give another --run where the log has grown. The folder receives
+    windows.csv after every window, and in the end windows.md and windows.html: each window's
+    figures, and mean and deviation over them.
     """
     folder = Path(config.run)
     runs = windows_of(config)  # all settings are checked now, not after some hours
@@ -113,17 +114,19 @@ def main(config: RollSettings) -> None:
         write_report(made, evaluated)
         rows += rows_of(number, evaluated)
         write_table(folder, rows)
-    write_windows(folder, rows, config.metric, _about(config))
+    write_windows(folder, rows, config.metric, _about(config, runs[0].variant.settings))
     print(folder / "windows.md")
 
 
-def _about(config: RollSettings) -> str:
+def _about(config: RollSettings, settings: Mapping[str, Any]) -> str:
+    stretch = f"'s validation part, {config.validation * config.width:.1%} of the events"
+    before = "" if settings["split"].get("train_until") == "test" else stretch
     what = f"{config.pipeline}, from {config.recipe}" if config.recipe else config.pipeline
     return (
         f"{what}; {config.windows} windows of {config.width:.1%} of the events each, from "
-        f"{config.begin:.1%} on. The model is trained on what came before the window's validation "
-        f"part, {config.validation * config.width:.1%} of the events; the baselines are fitted on "
-        "all that came before the window. Items that first occur later can be recommended too."
+        f"{config.begin:.1%} on. The model is trained on what came before the window{before}; the "
+        "baselines are fitted on all that came before the window. Items that first occur later can "
+        "be recommended too."
     )
 
 

@@ -24,10 +24,12 @@ class SplitLog:
     Attributes:
         vocabulary: of the log, or of the run that is evaluated.
         parts: of the table, or the prepared log, which gives the same.
+        has_validation: whether the validation part is only chosen by, and not trained on.
     """
 
     vocabulary: Vocabulary
     parts: Split | PreparedLog
+    has_validation: bool
 
     def train(self, settings: SequenceSettings) -> Sequences:
         """Return the training part, one sequence a user."""
@@ -59,6 +61,10 @@ class SplitLog:
             users_Q=asked.users_Q,
             query_times_Q=asked.times_Q,
         )
+
+    def validation(self, max_length: int | None) -> Validation | None:
+        """Return what the best epoch is chosen by; None where it is trained on."""
+        return self.held_out("validation", max_length) if self.has_validation else None
 
     def known(self, part: Part) -> Sequences:
         """Return all events of all users that come before the targets."""
@@ -97,7 +103,8 @@ def read_split_log(settings: LogSettings, vocabulary: Vocabulary | None = None) 
                 f"{prepared.vocabulary.num_items:,} items there, {vocabulary.num_items:,} in the "
                 "run, or in another order. It was prepared anew since: train anew, too."
             )
-        return SplitLog(vocabulary or prepared.vocabulary, prepared)
+        return SplitLog(vocabulary or prepared.vocabulary, prepared, prepared.split.has_validation)
     interactions = read_log(settings.data)
     parts = split_log(interactions, settings.split)
-    return SplitLog(vocabulary or Vocabulary.from_interactions(interactions, parts.train), parts)
+    vocabulary = vocabulary or Vocabulary.from_interactions(interactions, parts.train)
+    return SplitLog(vocabulary, parts, settings.split.has_validation)

@@ -16,7 +16,14 @@ from typing import (
 )
 
 from idbert.errors import ConfigError, MissingExtraError, suggestion
-from pipelines.ablation_plan import SEED, leaves, merged, read_recipe, settings_class
+from pipelines.ablation_plan import (
+    SEED,
+    check_has_validation,
+    leaves,
+    merged,
+    read_recipe,
+    settings_class,
+)
 from pipelines.cli import import_plugins, settings_from
 
 if TYPE_CHECKING:
@@ -131,11 +138,14 @@ def plan_search(given: SearchSettings) -> Search:
     base = read_recipe(given.recipe, given.base, given.plugins)
     base = merged(base, {METRIC: given.metric})
     defaults = _settings(config_class, base, "the base")
+    check_has_validation(defaults, "the base")
     spaces = {name: _space(name, one, config_class) for name, one in given.ranges.items()}
     search = Search(base, spaces, None, given.ranges)
     for name, one in given.ranges.items():
         for value in _ends(one):
-            _settings(config_class, search.settings({name: value}), f"{name}={value}")
+            where = f"{name}={value}"
+            config = _settings(config_class, search.settings({name: value}), where)
+            check_has_validation(config, where)
     first = _first(search, defaults) if given.try_base else None
     return Search(base, spaces, first, given.ranges)
 

@@ -83,7 +83,7 @@ class PreparedLog:
         Raises:
             DataError: the weights are all zero, or there are sessions and no real times.
         """
-        return cut(self._until(self._cuts[0].ends_U), settings)
+        return cut(self._until(self.split.trained(*self._cuts).ends_U), settings)
 
     def held_out(self, part: Part) -> Queries:
         """Return the targets, each with its whole history (in memory, without weights)."""
@@ -136,4 +136,5 @@ class PreparedLog:
 def split_from(values: Mapping[str, Any]) -> SplitSettings:
     """Return the settings of a split whose fields were written as plain values."""
     time = TimeSplitSettings(**values["time"])
-    return SplitSettings(values["name"], time, values.get("targets", 1))
+    later = {name: values[name] for name in ("targets", "train_until") if name in values}
+    return SplitSettings(values["name"], time, **later)

@@ -49,7 +49,8 @@ class Split:
     """Three parts of a log.
 
     Attributes:
-        train: the events to train on; no target is among them.
+        train: the events to train on; no target is among them, but for those of `validation` where
+            the settings say so.
         validation: to choose settings and the best epoch by.
         test: to report on, read once.
     """
@@ -97,6 +98,12 @@ class SplitSettings:
     before it in the history: the last ones (leave_last_out), or the first ones after the cut, at
     most so many (global_time). A user's metrics are means over them."""
 
+    train_until: Literal["validation", "test"] = "validation"
+    """Before the targets of which part all events are trained on. validation: this part chooses
+    settings and the best epoch. test: once they are chosen, the events of the validation part are
+    trained on too. Then nothing is left to choose by: the last weights are kept, and the run's
+    report is of the test part."""
+
     def __post_init__(self) -> None:
         if self.targets < 1:
             raise ConfigError(f"targets is {self.targets}; withhold 1 event of each user or more.")
@@ -106,13 +113,23 @@ class SplitSettings:
                 "leave them out."
             )
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a part to choose by, which is not trained on."""
+        return self.train_until == "validation"
+
     def in_words(self) -> str:
         """Return what is held out, such as "leave-last-out"."""
-        if self.targets == 1:
-            return self.name.replace("_", "-")
-        if self.name == "leave_last_out":
-            return f"leave-last-{self.targets}-out"
-        return f"global-time, up to {self.targets} events a user"
+        words = self.name.replace("_", "-")
+        if self.targets > 1 and self.name == "leave_last_out":
+            words = f"leave-last-{self.targets}-out"
+        elif self.targets > 1:
+            words += f", up to {self.targets} events a user"
+        return words if self.has_validation else f"{words}, validation trained on too"
+
+    def trained(self, validation: "Cut", test: "Cut") -> "Cut":
+        """Return the one of the two cuts before which the events are trained on."""
+        return validation if self.has_validation else test
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +162,9 @@ def split(interactions: Interactions, settings: SplitSettings) -> Split:
     """
     times_T = interactions.column(TIME).to_numpy() if interactions.times_are_real else None
     offsets = interactions.user_offsets()
-    return _split_at(interactions, offsets, *cut_log(offsets, times_T, settings))
+    cuts = cut_log(offsets, times_T, settings)
+    validation, test = (_held_out(interactions, offsets, cut) for cut in cuts)
+    return Split((validation if settings.has_validation else test).known, validation, test)
 
 
 def cut_log(
@@ -155,7 +174,7 @@ def cut_log(
 ) -> tuple[Cut, Cut]:
     """Return where the settings cut a log for validation, and where for the test.
 
-    What is known at the first cut is trained on.
+    What is known at one of them is trained on: see `SplitSettings.trained`.
 
     Args:
         offsets: U + 1 bounds of the users' events, oldest first.
@@ -313,13 +332,6 @@ def _time_cut(
             targets,
         )
     return Cut(offsets[:-1] + before_U, targets_U)
-
-
-def _split_at(
-    interactions: Interactions, offsets: Int64[np.ndarray, "_"], validation: Cut, test: Cut
-) -> Split:
-    held_out = [_held_out(interactions, offsets, cut) for cut in (validation, test)]
-    return Split(held_out[0].known, *held_out)
 
 
 def _held_out(interactions: Interactions, offsets: Int64[np.ndarray, "_"], cut: Cut) -> HeldOut:

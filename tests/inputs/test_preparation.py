@@ -95,6 +95,8 @@ def _some(sequences: Sequences, places: np.ndarray) -> Sequences:
         (5, "parquet", False, False, SplitSettings(), {"id_type": "string", "drop_repeats": True}),
         (6, "parquet", True, False, SplitSettings(targets=2), EXTRA),
         (7, "csv", False, False, SplitSettings("global_time", BY_TIME.time, 3), FILTERS),
+        (8, "parquet", True, False, SplitSettings(train_until="test"), EXTRA),
+        (9, "csv", False, False, SplitSettings("global_time", train_until="test"), FILTERS),
     ],
 )
 def test_the_prepared_log_equals_the_one_of_the_tables(

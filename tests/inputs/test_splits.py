@@ -82,6 +82,22 @@ def test_no_target_is_trained_on():
         assert not train & set(names(parts.validation.targets))
 
 
+@pytest.mark.parametrize("name", ["leave_last_out", "global_time"])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_until_the_test_all_events_but_its_targets_and_later_ones_are_trained_on(name, targets):
+    log = random_log()
+    usual, until_test = (
+        split(log, SplitSettings(name, targets=targets, train_until=until))
+        for until in ("validation", "test")
+    )
+    train, tested = set(names(until_test.train)), names(until_test.test.targets)
+    assert train >= set(names(usual.train)) | set(names(usual.validation.targets))
+    assert tested == names(usual.test.targets) and not train & set(tested)
+    assert names(until_test.test.histories) == names(usual.test.histories)
+    if name == "leave_last_out":
+        assert sorted([*train, *tested]) == sorted(names(log))
+
+
 def test_users_with_two_events_stay_in_train_and_are_counted(caplog: pytest.LogCaptureFixture):
     log = read_interactions(
         pd.DataFrame({"user_id": list("aabbbb"), "item_id": range(6), "timestamp": range(6)})

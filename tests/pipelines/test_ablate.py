@@ -283,6 +283,7 @@ def test_crossed_choices_are_judged_in_all_company():
         ({"pipeline": "rec_index"}, "rec_index trains nothing"),
         ({"recipe": "none.yaml"}, "The recipe none.yaml cannot be read"),
         ({"base": {"training.patience": 3}}, "base sets training.patience"),
+        ({"base": {"split.train_until": "test"}}, "base sets split.train_until=test"),
         (
             {"choices": {"a": {"b": {"model.norm": "sideways"}}}},
             "a=b: .*sideways",

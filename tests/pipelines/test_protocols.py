@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from idbert.inputs.vocabulary import Vocabulary
 from tests.pipelines.commands import TINY, run, succeed
 from tests.pipelines.conftest import World
 from tests.worlds import cycle_world
@@ -36,6 +37,44 @@ def test_several_targets_a_user_are_evaluated_with_users_as_clusters(
     assert out.startswith(f"{words}, test; ") and "means over users of means over targets" in out
     report = (folder / "report.html").read_text()
     assert report.count("<h3>User ") == 5 and words in report
+
+
+@pytest.mark.parametrize("command", ["rec_pretrain", "rec_finetune"])
+def test_until_the_test_the_validation_targets_are_trained_on_too(
+    command: str, world: World, tmp_path: Path
+) -> None:
+    until = "--split.train_until=test"
+    source, log = f"--data.source={world.log}", tmp_path / "log"
+    more = (until, "--training.patience=null", *TINY)
+    usual = ("--training.patience=null", *TINY)
+    succeed("rec_prepare", "--run", log, source, until)
+    succeed(command, "--run", tmp_path / "usual", source, *usual)
+    succeed(command, "--run", tmp_path / "run", source, *more)
+    succeed(command, "--run", tmp_path / "mapped", f"--data.source={log}", *more)
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    mapped = json.loads((tmp_path / "mapped" / "metrics.json").read_text())
+    assert list(figures) == ["test"] and figures["test"]["run"] == mapped["test"]["mapped"]
+    words = figures["test"]["run"]["protocol"]["split"]
+    assert words == "leave-last-out, validation trained on too, test"
+    curve = json.loads((tmp_path / "run" / "curve.json").read_text())
+    assert all("ndcg@10" not in point for point in curve)
+    counts = [Vocabulary.load(tmp_path / of).counts_V.sum() for of in ("usual", "run", "mapped")]
+    users = figures["test"]["run"]["protocol"]["users"]
+    assert counts == [counts[0], counts[0] + users, counts[0] + users]
+    refused = run("rec_evaluate", "--run", tmp_path / "run", "--part=validation")
+    assert refused.status == 2 and "was trained on the validation part too" in refused.message
+    both = ("rec_evaluate", "--run", tmp_path / "run", f"--compare=[{tmp_path / 'usual'}]")
+    refused = run(*both)
+    assert refused.status == 2 and "split settings differ" in refused.message
+
+
+def test_early_stopping_by_a_part_that_is_trained_on_is_refused(
+    world: World, tmp_path: Path
+) -> None:
+    command = ("rec_finetune", "--run", tmp_path / "run", f"--data.source={world.log}")
+    refused = run(*command, "--split.train_until=test", *TINY)
+    assert refused.status == 2 and "training.patience=5 cannot act" in refused.message
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_targets_than_the_users_have_events_are_refused(world: World, tmp_path: Path) -> None:

@@ -67,8 +67,9 @@ def test_settings_of_the_preparation_stand_and_others_are_refused(log: Path, tmp
         ("--data.drop_repeats=true", r"data.drop_repeats \(False there\)"),
         (
             "--split={name: global_time, time: {validation_from: 0.5}}",
-            r"split \('global_time' there\)",
+            r"split.time.validation_from \(0.8 there\)\. ",
         ),
+        ("--split.targets=2", r"split.targets \(1 there\)\. "),
     ]:
         refused = run(
             *("rec_pretrain", "--run", tmp_path / "run", f"--data.source={folder}", setting),

@@ -80,6 +80,11 @@ def test_the_base_is_tried_first_where_it_lies_within(range_of_layers, is_within
         ({"ranges": {"training.schedule": {"choices": ["linear", "sideways"]}}}, "=sideways: "),
         ({"pipeline": "rec_index"}, "rec_index trains nothing"),
         ({"base": {"model.norm": "sideways"}}, "the base: "),
+        ({"base": {"split.train_until": "test"}}, "the base sets split.train_until=test"),
+        (
+            {"ranges": {"split.train_until": {"choices": ["validation", "test"]}}},
+            "split.train_until=test sets split.train_until=test",
+        ),
     ],
 )
 def test_a_wrong_search_is_refused_before_any_trial(changes, message):
