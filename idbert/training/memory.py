@@ -18,7 +18,7 @@ from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
-from idbert.nn.losses.catalogue import ChunkedSoftmax
+from idbert.nn.losses.catalogue import ChunkedSoftmax, usual_chunk
 from idbert.training.arguments import TrainingSettings
 from idbert.training.machine_memory import free_bytes
 from idbert.training.row_adamw import wants_sparse_rows
@@ -173,7 +173,9 @@ def workload_of(
         # Where each target has negatives of its own, their vectors are read for each.
         copies = 2 * config.hidden_size if config.loss == "bce" else 4
     elif isinstance(loss, ChunkedSoftmax):
-        scored, copies = min(targets, loss.chunk_size), 2
+        device_type = "cuda" if _trains_on_gpu(settings) else "cpu"
+        scored = min(targets, loss.chunk_size or usual_chunk(config.vocab_size, device_type))
+        copies = 2
     is_fused = config._attn_implementation != "eager" and not config.attention_probs_dropout_prob
     is_fused &= config.time_bias == "none"
     # Of the time bias every layer reads one matrix of buckets, and adds one of biases a head.
@@ -198,6 +200,10 @@ def workload_of(
         several_processes=size > 1,
         users=users,
     )
+
+
+def _trains_on_gpu(settings: TrainingSettings) -> bool:
+    return settings.device != "cpu" and torch.cuda.is_available()
 
 
 def check_memory(
@@ -226,7 +232,7 @@ def check_memory(
     """
     if not settings.check_memory:
         return
-    with_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    with_gpu = _trains_on_gpu(settings)
     if free is None:
         # The processes of this machine share its memory, and each GPU is one process's own.
         free = free_bytes(torch.device("cuda" if with_gpu else "cpu"))

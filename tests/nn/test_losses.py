@@ -16,7 +16,9 @@ from idbert.nn.losses.catalogue import (
     build_loss,
     chunked_softmax_loss,
     full_softmax_loss,
+    usual_chunk,
 )
+from idbert.nn.losses.sampled import sampled_softmax_loss
 from tests.nn.loss_world import loss_and_gradients, problem
 
 
@@ -82,6 +84,23 @@ def test_the_chunked_loss_never_holds_more_scores_than_a_chunk():
         loss_and_gradients(lambda *a: chunked_softmax_loss(*a, chunk_size=16), *arguments)
     assert full.elements == 400 * 300
     assert chunked.elements == 16 * 300
+
+
+def test_unless_told_otherwise_a_chunk_fits_into_the_caches_of_a_processor(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert usual_chunk(3_416, "cpu") == 2 * 153
+    assert usual_chunk(10, "cpu") == usual_chunk(54_542, "cuda") == 1024
+    assert usual_chunk(54_542, "cpu") == 64
+    with LargestTensor() as chunked:
+        loss_and_gradients(chunked_softmax_loss, *problem(num_targets=400, num_rows=20_000))
+    assert chunked.elements == 58 * 20_000  # seven chunks of at most 64 targets, evenly
+    with LargestTensor() as sampled:
+        hidden_MD, weight_VD, bias_V, targets_M, _ = problem(num_targets=400, num_rows=30)
+        negatives_N = torch.arange(20_000) % 30
+        sampled_softmax_loss(
+            hidden_MD, weight_VD, bias_V, targets_M, negatives_N, torch.zeros(20_000)
+        )
+    assert sampled.elements == 58 * 20_000
 
 
 def peak_mib(action):

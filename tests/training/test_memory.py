@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits():
     with pytest.raises(ConfigError) as error:
         check(sketched(), free)
     words = str(error.value)
-    assert "needs about 9." in words and "GiB more memory, and 1000.0 MiB are free" in words
+    assert "needs about 2.0 GiB" in words and "more memory, and 1000.0 MiB are free" in words
     assert "by --loss.name sampled --training.sparse_rows true." in words
     assert "--training.check_memory false" in words
     check(sketched(loss="sampled"), free, sparse_rows=True)
@@ -136,9 +136,9 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits():
 
 def test_a_smaller_batch_is_advised_where_that_is_enough():
     with pytest.raises(ConfigError, match="by --batches.token_budget 1000") as error:
-        check(sketched(rows=50_000), 480 * MIB, budget=4000)
+        check(sketched(rows=50_000), 120 * MIB, budget=4000)
     assert "sampled" not in str(error.value)
-    check(sketched(rows=50_000), 480 * MIB, budget=1000)
+    check(sketched(rows=50_000), 120 * MIB, budget=1000)
 
 
 def test_where_nothing_helps_that_is_said():

@@ -16,18 +16,17 @@ from torch import Tensor, nn
 
 from idbert.errors import ConfigError
 from idbert.nn.losses.softmax import (
-    DEFAULT_CHUNK,
     accumulator,
     chunked_softmax_loss,
     even_size_of,
     full_softmax_loss,
     product_dtype,
+    usual_chunk,
 )
 from idbert.nn.parts import NoOptions, read_options
 from idbert.nn.registry import Registry
 
 __all__ = [
-    "DEFAULT_CHUNK",
     "LOSSES",
     "CatalogueLoss",
     "ChunkedSoftmax",
@@ -42,6 +41,7 @@ __all__ = [
     "product_dtype",
     "take",
     "unit_vectors",
+    "usual_chunk",
 ]
 
 
@@ -194,11 +194,12 @@ class ChunkedSoftmax(CatalogueLoss):
     class Options(SmoothingOptions):
         """How sure a target is, and how many are scored at a time, at most."""
 
-        chunk_size: int = DEFAULT_CHUNK
+        chunk_size: int | None = None
+        """Default: on a CPU what the cores' caches hold, 64 to 1,024; else 1,024."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.chunk_size < 1:
+            if self.chunk_size is not None and self.chunk_size < 1:
                 raise ConfigError(f"chunk_size is {self.chunk_size}; it must be at least 1.")
 
     def __init__(self, options: Options) -> None:

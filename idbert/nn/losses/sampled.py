@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from idbert.nn.losses.catalogue import (
-    DEFAULT_CHUNK,
     LOSSES,
     CatalogueLoss,
     accumulator,
     even_size_of,
     product_dtype,
     take,
+    usual_chunk,
 )
 from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
 from idbert.nn.products import padded_rows
@@ -30,7 +30,7 @@ def sampled_softmax_loss(
     log_expected_N: Float[Tensor, "N"],
     weights_M: Float[Tensor, "M"] | None = None,
     *,
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
     sparse: bool = False,
     unit: bool = False,
 ) -> Float[Tensor, ""]:
@@ -52,7 +52,7 @@ def sampled_softmax_loss(
         negatives_N: Rows drawn with replacement, shared by all targets.
         log_expected_N: log E of each of them.
         weights_M: How much each target counts; None: all 1.
-        chunk_size: Most targets scored at a time.
+        chunk_size: Most targets scored at a time; None: see `usual_chunk`.
         sparse: Whether the gradients of weight and bias are sparse tensors.
         unit: Whether the rows that are read are brought to norm 1.
 
@@ -73,7 +73,7 @@ def sampled_softmax_loss(
         targets_M,
         negatives_N,
         weights_M,
-        chunk_size,
+        chunk_size or usual_chunk(len(negatives_N), hidden_MD.device.type),
         torch.is_grad_enabled(),
     )
     return loss
