@@ -133,19 +133,35 @@ def ours(
 
 
 def train(options: argparse.Namespace, epochs: int, run: Path, data: Path) -> float | str:
-    """Train in a process of its own; return the seconds of its steps, or why there are none."""
+    """Train by the recipe, in a process of its own; see `steps_of`."""
+    more = options.model == "sasrec"
+    settings = ["--config", options.recipe, "--data.source", data]
+    settings += [f"--training.epochs={epochs}", f"--training.evaluate_every={epochs}"]
+    settings += ["--training.patience=null", f"--sequences.max_length={options.maxlen + more}"]
+    settings += [f"--model.hidden_size={options.hidden}", f"--model.num_layers={options.layers}"]
+    settings += [f"--model.num_heads={options.heads}"]
+    return steps_of(options, COMMANDS[options.model], settings, run)
+
+
+def steps_of(
+    options: argparse.Namespace, pipeline: str, settings: list[Any], run: Path
+) -> float | str:
+    """Return the seconds of a training's steps, or why there are none; run what is not finished.
+
+    Args:
+        options: small, device and threads.
+        pipeline: the command that trains.
+        settings: of the command, but for the run's folder and the device.
+        run: the folder.
+    """
     times = run.with_name(f"{run.name}-steps.json")
     if not (times.exists() and RunDir(run).is_complete):
         run.parent.mkdir(parents=True, exist_ok=True)
-        more = options.model == "sasrec"
-        command = [sys.executable, "-m", f"pipelines.{COMMANDS[options.model]}"]
-        command += ["--config", str(options.recipe), "--run", str(run), "--data.source", str(data)]
+        command = [sys.executable, "-m", f"pipelines.{pipeline}"]
+        command += [str(word) for word in (*settings, "--run", run)]  # over the recipe's folder
         device = "cpu" if options.device == "cpu" else "auto"
         command += ["--plugins", '["benchmarks.step_times"]', "--training.device", device]
-        command += [f"--training.epochs={epochs}", f"--training.evaluate_every={epochs}"]
-        command += ["--training.patience=null", f"--sequences.max_length={options.maxlen + more}"]
-        command += [f"--model.hidden_size={options.hidden}", f"--model.num_layers={options.layers}"]
-        command += [f"--model.num_heads={options.heads}", *(SMALL_RECIPE if options.small else ())]
+        command += SMALL_RECIPE if options.small else ()
         environment = {"OMP_NUM_THREADS": str(options.threads), "IDBERT_STEP_TIMES": str(times)}
         finished = subprocess.run(
             command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True

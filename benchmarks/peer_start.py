@@ -6,7 +6,8 @@
 Run in the folder of the drivers; nothing of idbert is there. Prints lines of MEMORY and a JSON
 object: the peaks of the process after its imports, of training and of scoring, in MiB. Without
 attention dropout the shares of attention are kept whole, by torch's functions, which all peers
-call; on cuda the driver's words for the processor are read as those for the GPU.
+call; on cuda the driver's words for the processor are read as those for the GPU. With "questions",
+a folder, what is trained on and asked for is what lies there: see `peer_questions`.
 """
 
 import json
@@ -68,7 +69,7 @@ def main() -> None:
     """Run the driver."""
     settings, driver = json.loads(sys.argv[1]), sys.argv[2]
     sys.argv = sys.argv[2:]
-    sys.path[0] = "."  # in place of this file's folder
+    here, sys.path[0] = sys.path[0], "."  # in place of this file's folder
     import common
 
     kept: list[int] = [1]
@@ -79,7 +80,13 @@ def main() -> None:
         tell(imports_mib=peak_mib())
         if not settings["attention_dropout"]:
             kept = keep_attention_whole(settings["length"])
-        read(self, path)
+        if "questions" not in settings:
+            read(self, path)
+            return
+        sys.path.append(here)
+        from peer_questions import read_questions
+
+        read_questions(self, Path(settings["questions"]), settings["model"])
 
     def begin_scoring_anew():
         tell(training_mib=peak_mib())

@@ -106,6 +106,7 @@ def run_driver(
     *arguments: object,
     seconds: float,
     attention_dropout: bool = True,
+    questions: Path | None = None,
 ) -> dict[str, Any] | str:
     """Run a peer's driver; return its result, or why there is none.
 
@@ -117,6 +118,7 @@ def run_driver(
         arguments: more of the driver's.
         seconds: of its training.
         attention_dropout: whether shares of attention are dropped, as every peer does.
+        questions: a folder of what is trained on and asked for, in place of the driver's own split.
     """
     python = python_of(options.peers, peer.folder)
     driver = options.peers.absolute() / "drivers" / f"drive_{peer.folder}.py"
@@ -126,7 +128,9 @@ def run_driver(
     if not attention_dropout and options.maxlen in (options.hidden, 4 * options.hidden):
         return "left out: shares of attention cannot be told from layers with a width of as many"
     settings = {"device": options.device, "attention_dropout": attention_dropout}
-    settings["length"] = options.maxlen
+    settings |= {"length": options.maxlen, "model": model_name}
+    if questions is not None:
+        settings["questions"] = str(questions.resolve())
     command = [python, START, json.dumps(settings), driver.name, "--data", data]
     command += ["--model", model_name, "--seconds", seconds, "--epochs", 100_000]
     for name in ("hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch", "threads"):

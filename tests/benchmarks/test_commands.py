@@ -6,6 +6,8 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,11 +16,13 @@ from benchmarks import (
     catalogue_size,
     catalogue_work,
     equal_time,
+    equal_trials,
     memory,
     memory_work,
     training,
     training_work,
 )
+from benchmarks.peer_questions import ASKED
 from benchmarks.quality_work import PATHS, plain_operations
 from idbert.errors import DataError
 from idbert.nn.dropout import Dropout
@@ -169,6 +173,57 @@ def test_equal_time(page: Path, monkeypatch: pytest.MonkeyPatch):
     assert again == rows and not trained, "what was measured was measured again"
     with pytest.raises(SystemExit, match="was measured with other options"):
         run("equal_time", page, "--minutes", "0.02", "--out", str(out), "--hidden", "16")
+
+
+@pytest.mark.parametrize("split", ["leave_last_out", "global_time"])
+def test_equal_trials(page: Path, monkeypatch: pytest.MonkeyPatch, split: str):
+    started, asked = [], []
+
+    def train(options, pipeline, settings, run):
+        """Train for no more than two steps, and say that an epoch takes a quarter of the time."""
+        words = dict(word[2:].split("=", 1) for word in settings if "=" in str(word))
+        started.append((run.name, pipeline, words))
+        epochs = int(words.pop("training.epochs"))
+        small = {**words, "model.hidden_size": 8, "training.warmup": 0, "training.max_steps": 2}
+        more = [f"--{name}={value}" for name, value in small.items()]
+        data = settings[settings.index("--data.source") + 1]
+        commands.succeed(pipeline, "--run", run, f"--data.source={data}", *more)
+        return epochs * options.seconds / 4
+
+    def answer(peer, model, data, options, *arguments, seconds, questions):
+        """Recommend the right item first, and to every second one only."""
+        rows = pq.read_table(questions / ASKED)
+        targets = rows["target"].to_numpy()
+        asked.append((peer.name, model, options.hidden, seconds, questions.name, rows))
+        lists = np.where(np.arange(len(targets)) % 2, 0, targets)[:, None]
+        np.savez(arguments[arguments.index("--save-recs") + 1], recs=lists)
+        return {"train_s": seconds, "epochs_done": 3.0}
+
+    monkeypatch.setattr(equal_trials, "steps_of", train)
+    monkeypatch.setattr(equal_trials, "run_driver", answer)
+    out = page.parent / "trials"
+    given = ("--out", str(out), "--peers", "somewhere", "--split", split, "--trials", "3")
+    rows = run("equal_trials", page, *given)
+    assert list(rows)[:5] == ["", "idbert", "RecTools", "RecBole", "RePlay"]
+    trials = equal_trials.drawn(3, seed=0)
+    assert trials[0] == equal_trials.Trial() and len(set(trials)) == 3
+    by_library = {name: [one for one in asked if one[0] == name] for name in rows}
+    for of_library in (by_library["RecTools"], by_library["RePlay"]):
+        assert [(one[1], one[2], one[3]) for one in of_library[:3]] == [
+            (trial.model, trial.hidden, trial.share * equal_trials.SHORT) for trial in trials
+        ]
+        parts = [one[4].rpartition("-")[2] for one in of_library]
+        assert parts == ["validation"] * 3 + ["test"] * 2
+    # every second of a user's two targets is found
+    assert rows["RecBole"][3].startswith("0.5") or split == "global_time"
+    own = [one for one in started if one[0].endswith("-tried")]
+    assert [one[1] for one in own[:3]] == [equal_trials.COMMANDS[trial.model] for trial in trials]
+    assert {one[2]["split.train_until"] for one in started} == {"validation", "test"}
+    done = len(started), len(asked)
+    assert run("equal_trials", page, *given) == rows
+    assert (len(started), len(asked)) == done, "what was measured was measured again"
+    with pytest.raises(SystemExit, match="was measured with other options"):
+        run("equal_trials", page, *given, "--seconds", "7")
 
 
 @pytest.mark.parametrize("model", ["bert4rec", "sasrec"])

@@ -5,6 +5,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from benchmarks import peers
+from benchmarks.peer_questions import ASKED, SUMMARY, TRAINED, read_questions
 from benchmarks.peer_start import keep_attention_whole
 from benchmarks.peers import PEERS, Peer, run_driver
 
@@ -136,6 +139,28 @@ def test_shares_of_attention_are_kept_whole_and_all_else_is_dropped(monkeypatch)
         dropped = model.train()(ids_BL).last_hidden_state
         torch.testing.assert_close(dropped, model.eval()(ids_BL).last_hidden_state)
     assert len(kept) > 5
+
+
+def test_a_driver_is_asked_what_lies_in_the_folder_instead_of_its_own_split(tmp_path):
+    histories, targets = [[1, 2, 3], [1, 2, 3, 4], [5, 6]], [4, 7, 7]
+    pq.write_table(pa.table({"items": [[1, 2, 3], [5, 6]]}), tmp_path / TRAINED)
+    pq.write_table(pa.table({"items": histories, "target": targets}), tmp_path / ASKED)
+    (tmp_path / SUMMARY).write_text('{"items": 9, "name": "some"}')
+    prefixes = {"bert4rec": [[1, 2, 3], [5, 6]], "sasrec": [[1], [1, 2], [5]]}
+    for model, trained_on in prefixes.items():
+        data = Namespace()
+        read_questions(data, tmp_path, model)
+        assert [list(items) for items in data.train] == [[1, 2, 3], [5, 6]]
+        assert [list(items) for items in data.ctx] == histories and list(data.test) == targets
+        assert (data.n_users, data.n_items, data.items[0], data.items[-1]) == (3, 9, 1, 9)
+        # what RecBole's driver writes: first what is trained on, then twice what is asked
+        training = [(s[:-2], s[-3]) for s in data.seqs]
+        assert [items for items, _ in training] == trained_on
+        if model == "sasrec":
+            assert [following for _, following in training] == [2, 3, 6]
+        for _ in range(2):
+            asked = [(s[:-1], s[-1]) for s in data.seqs]
+            assert asked == list(zip(histories, targets, strict=True))
 
 
 def test_a_driver_that_measured_no_step_says_what_to_do():
