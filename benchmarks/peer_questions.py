@@ -6,6 +6,7 @@ and what is trained on is a part of its own.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,26 @@ TRAINED, ASKED, SUMMARY = "trained.parquet", "asked.parquet", "questions.json"
 class Rows:
     """The sequences for RecBole's driver, which reads them anew for each of its three files.
 
-    From a sequence s it takes s[:-2] to train on, with s[-3] as what follows, and s[:-1] to ask
-    with, s[-1] as what follows.
+    From a sequence s it takes s[:-2] to train on, with s[-3] as what follows; for the test s[:-1],
+    with s[-1] as what follows. Its validation file is of the test's sequences, and nothing reads
+    it. The other drivers read none of them.
 
     Args:
-        training: for the first file.
-        asking: for the other two.
+        histories: to train on.
+        asking: histories, each with its target behind it.
+        model: bert4rec or sasrec.
     """
 
-    def __init__(self, training: list[Any], asking: list[Any]) -> None:
-        self._training, self._asking = training, asking
+    def __init__(self, histories: list[Any], asking: list[Any], model: str) -> None:
+        self._histories, self._asking, self._model = histories, asking, model
         self._readings = 0
 
     def __iter__(self) -> Any:
         """Return the sequences of the next file."""
         self._readings += 1
-        return iter(self._training if self._readings == 1 else self._asking)
+        if self._readings > 1:
+            return iter(self._asking)
+        return training_rows([items.tolist() for items in self._histories], self._model)
 
 
 class Prefix(list[int]):
@@ -51,13 +56,13 @@ class Prefix(list[int]):
         return self._following if place == -3 else super().__getitem__(place)
 
 
-def training_rows(histories: list[list[int]], model: str) -> list[Prefix]:
-    """Return what RecBole trains on: whole histories to mask, or every beginning of one."""
-    if model == "bert4rec":
-        return [Prefix(items, items[-1]) for items in histories]
-    return [
-        Prefix(items[:place], items[place]) for items in histories for place in range(1, len(items))
-    ]
+def training_rows(histories: list[list[int]], model: str) -> Iterator[Prefix]:
+    """Yield what RecBole trains on: whole histories to mask, or every beginning of one."""
+    for items in histories:
+        if model == "bert4rec":
+            yield Prefix(items, items[-1])
+        else:
+            yield from (Prefix(items[:place], items[place]) for place in range(1, len(items)))
 
 
 def read_questions(data: Any, folder: Path, model: str) -> None:
@@ -78,10 +83,8 @@ def read_questions(data: Any, folder: Path, model: str) -> None:
     data.train = [np.asarray(items, dtype=np.int64) for items in trained]
     data.ctx = [np.asarray(items, dtype=np.int64) for items in histories]
     data.test = targets
-    data.seqs = Rows(
-        training_rows([items.tolist() for items in data.train], model),
-        [[*items.tolist(), int(target)] for items, target in zip(data.ctx, targets, strict=True)],
-    )
+    asking = [[*items, int(target)] for items, target in zip(histories, targets, strict=True)]
+    data.seqs = Rows(data.train, asking, model)
     data.n_users, data.n_items = len(targets), summary["items"]
     data.users, data.items = np.arange(data.n_users), np.arange(1, data.n_items + 1)
     data.name, data.dropped_users = summary["name"], 0

@@ -201,6 +201,14 @@ def as_prepared(config: Corridor) -> Corridor:
         and getattr(config.data, field.name)
         not in (getattr(usual.data, field.name), getattr(there.data, field.name))
     }
+    if config.split.train_until != there.split.train_until:
+        # Never taken over in silence: with "test" the validation part is trained on.
+        raise ConfigError(
+            f"{config.data.source} was prepared with split.train_until={there.split.train_until}, "
+            f"and {config.split.train_until} is asked for. Give --split.train_until "
+            f"{there.split.train_until}, or prepare the log with "
+            f"{config.split.train_until} in another folder."
+        )
     differing |= _differing(config.split, there.split)
     if differing:
         named = "; ".join(f"{name} ({value!r} there)" for name, value in differing.items())
@@ -224,19 +232,17 @@ def as_prepared(config: Corridor) -> Corridor:
 
 def _differing(wanted: SplitSettings, there: SplitSettings) -> dict[str, Any]:
     """Return, by its name, each setting of a split that is asked for and was prepared otherwise."""
-    usual = SplitSettings()
-    if wanted == usual:
+    if wanted == SplitSettings(train_until=there.train_until):  # nothing else is asked for
         return {}
     times = {
         f"split.time.{field.name}": getattr(there.time, field.name)
         for field in dataclasses.fields(TimeSplitSettings)
-        if getattr(wanted.time, field.name)
-        not in (getattr(usual.time, field.name), getattr(there.time, field.name))
+        if getattr(wanted.time, field.name) != getattr(there.time, field.name)
     }
     return times | {
         f"split.{name}": getattr(there, name)
-        for name in ("name", "targets", "train_until")
-        if getattr(wanted, name) not in (getattr(usual, name), getattr(there, name))
+        for name in ("name", "targets")
+        if getattr(wanted, name) != getattr(there, name)
     }
 
 

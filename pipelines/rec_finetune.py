@@ -61,8 +61,9 @@ def main(config: RecFinetuneSettings) -> None:
     """Train an encoder of item ids for the next item (SASRec with a full softmax).
 
     Starts from the weights of a run of rec_pretrain, or from nothing. The run's folder receives the
-    vocabulary, the weights, the training curve, validation figures against the baselines, and
-    report.html. Give both stages the same --data, --split and --model settings.
+    vocabulary, the weights, the training curve, validation figures against the baselines (test
+    figures with --split.train_until test), and report.html. Give both stages the same --data,
+    --split and --model settings.
     """
     config = as_prepared(config)
     run = RunDir.create(config.run, "rec_finetune", as_dict(config))

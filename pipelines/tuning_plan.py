@@ -145,7 +145,7 @@ def plan_search(given: SearchSettings) -> Search:
         for value in _ends(one):
             where = f"{name}={value}"
             config = _settings(config_class, search.settings({name: value}), where)
-            check_has_validation(config, where)
+            check_has_validation(config, f"the range of {name}")
     first = _first(search, defaults) if given.try_base else None
     return Search(base, spaces, first, given.ranges)
 

@@ -3,8 +3,8 @@
 Each is called like a model: positions of users in, scores for every vocabulary row out.
 
 A baseline costs seconds to fit, so it is fitted on everything known when its users are scored: for
-the test of a leave-last-out split on the training and the validation events, where a trained model
-saw the validation events only as history.
+the test of a leave-last-out split on the training and the validation events. A trained model saw
+the validation events only as history, unless it was trained until the test (split.train_until).
 """
 
 import logging

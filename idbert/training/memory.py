@@ -19,6 +19,7 @@ from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
 from idbert.nn.losses.catalogue import ChunkedSoftmax, usual_chunk
+from idbert.nn.losses.sampled import SampledSoftmax
 from idbert.training.arguments import TrainingSettings
 from idbert.training.machine_memory import free_bytes
 from idbert.training.row_adamw import wants_sparse_rows
@@ -172,10 +173,11 @@ def workload_of(
         per_target = int((config.loss_options or {}).get("negatives", SAMPLED_NEGATIVES))
         # Where each target has negatives of its own, their vectors are read for each.
         copies = 2 * config.hidden_size if config.loss == "bce" else 4
+        if isinstance(loss, SampledSoftmax):
+            scored = min(targets, usual_chunk(per_target, _device_type(settings)))
     elif isinstance(loss, ChunkedSoftmax):
-        device_type = "cuda" if _trains_on_gpu(settings) else "cpu"
-        scored = min(targets, loss.chunk_size or usual_chunk(config.vocab_size, device_type))
-        copies = 2
+        usual = usual_chunk(config.vocab_size, _device_type(settings))
+        scored, copies = min(targets, loss.chunk_size or usual), 2
     is_fused = config._attn_implementation != "eager" and not config.attention_probs_dropout_prob
     is_fused &= config.time_bias == "none"
     # Of the time bias every layer reads one matrix of buckets, and adds one of biases a head.
@@ -202,8 +204,8 @@ def workload_of(
     )
 
 
-def _trains_on_gpu(settings: TrainingSettings) -> bool:
-    return settings.device != "cpu" and torch.cuda.is_available()
+def _device_type(settings: TrainingSettings) -> str:
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def check_memory(
@@ -232,7 +234,7 @@ def check_memory(
     """
     if not settings.check_memory:
         return
-    with_gpu = _trains_on_gpu(settings)
+    with_gpu = _device_type(settings) == "cuda"
     if free is None:
         # The processes of this machine share its memory, and each GPU is one process's own.
         free = free_bytes(torch.device("cuda" if with_gpu else "cpu"))
@@ -252,7 +254,7 @@ def check_memory(
     raise ConfigError(
         f"This training needs about {in_gib(needed(estimate))} more memory, and "
         f"{in_gib(free)} are free: {estimate.in_words()}. "
-        f"{_advice(workload, batches.token_budget, longest, needed, free)} "
+        f"{_advice(workload, batches.token_budget, longest, needed, free, _device_type(settings))} "
         "--training.check_memory false trains nevertheless."
     )
 
@@ -299,12 +301,14 @@ def _advice(
     longest: int,
     needed: Callable[[MemoryEstimate], int],
     free: int,
+    device_type: str,
 ) -> str:
     """Name the least change of settings with which the training would fit."""
+    negatives = min(workload.scores_of_target, SAMPLED_NEGATIVES)
     sampled = replace(
         workload,
-        scored_targets=workload.targets,
-        scores_of_target=min(workload.scores_of_target, SAMPLED_NEGATIVES),
+        scored_targets=min(workload.targets, usual_chunk(negatives, device_type)),
+        scores_of_target=negatives,
         score_copies=4,
         unit_rows=0,
         sparse_rows=True,

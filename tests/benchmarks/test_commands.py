@@ -22,11 +22,15 @@ from benchmarks import (
     training,
     training_work,
 )
-from benchmarks.peer_questions import ASKED
+from benchmarks.peer_questions import ASKED, TRAINED
+from benchmarks.power_law_log import LogOptions, part
 from benchmarks.quality_work import PATHS, plain_operations
 from idbert.errors import DataError
+from idbert.inputs.splits import SplitSettings
 from idbert.nn.dropout import Dropout
 from idbert.run_dir import RunDir
+from pipelines.corridor import DataSettings, LogSettings
+from pipelines.split_log import read_split_log
 from tests.pipelines import commands
 from tests.worlds import cycle_world
 
@@ -182,8 +186,8 @@ def test_equal_trials(page: Path, monkeypatch: pytest.MonkeyPatch, split: str):
     def train(options, pipeline, settings, run):
         """Train for no more than two steps, and say that an epoch takes a quarter of the time."""
         words = dict(word[2:].split("=", 1) for word in settings if "=" in str(word))
-        started.append((run.name, pipeline, words))
         epochs = int(words.pop("training.epochs"))
+        started.append((run.name, pipeline, words, epochs))
         small = {**words, "model.hidden_size": 8, "training.warmup": 0, "training.max_steps": 2}
         more = [f"--{name}={value}" for name, value in small.items()]
         data = settings[settings.index("--data.source") + 1]
@@ -191,13 +195,20 @@ def test_equal_trials(page: Path, monkeypatch: pytest.MonkeyPatch, split: str):
         return epochs * options.seconds / 4
 
     def answer(peer, model, data, options, *arguments, seconds, questions):
-        """Recommend the right item first, and to every second one only."""
-        rows = pq.read_table(questions / ASKED)
-        targets = rows["target"].to_numpy()
-        asked.append((peer.name, model, options.hidden, seconds, questions.name, rows))
-        lists = np.where(np.arange(len(targets)) % 2, 0, targets)[:, None]
+        """Recommend the right item, at the third place."""
+        rows = pq.read_table(questions / ASKED).to_pylist()
+        part = questions.name.rpartition("-")[2]
+        asked.append((peer.name, model, options.hidden, seconds, part))
+        trained_on = [items for (items,) in pq.read_table(questions / TRAINED).to_pandas().values]
+        lengths = {len(row["items"]) for row in rows}
+        assert all(len(items) <= max(lengths) for items in trained_on)
+        seen[part] = sum(map(len, trained_on))
+        targets = np.array([row["target"] for row in rows])
+        lists = np.stack([np.zeros_like(targets), np.zeros_like(targets), targets], axis=1)
         np.savez(arguments[arguments.index("--save-recs") + 1], recs=lists)
-        return {"train_s": seconds, "epochs_done": 3.0}
+        return {"train_s": seconds, "foreign_cpu": 0.5}
+
+    seen = {}
 
     monkeypatch.setattr(equal_trials, "steps_of", train)
     monkeypatch.setattr(equal_trials, "run_driver", answer)
@@ -212,13 +223,29 @@ def test_equal_trials(page: Path, monkeypatch: pytest.MonkeyPatch, split: str):
         assert [(one[1], one[2], one[3]) for one in of_library[:3]] == [
             (trial.model, trial.hidden, trial.share * equal_trials.SHORT) for trial in trials
         ]
-        parts = [one[4].rpartition("-")[2] for one in of_library]
-        assert parts == ["validation"] * 3 + ["test"] * 2
-    # every second of a user's two targets is found
-    assert rows["RecBole"][3].startswith("0.5") or split == "global_time"
-    own = [one for one in started if one[0].endswith("-tried")]
+        assert [one[4] for one in of_library] == ["validation"] * 3 + ["test"] * 2
+    best, tries, validation, seconds, ndcg, lead, recall, _ = rows["RecBole"]
+    assert (tries, validation, recall) == ("3 of 3", "0.5000", "1.0000 (1.0000, 1.0000)")
+    assert best == trials[0].in_words() and seconds == "0 (50%, no quiet pass)"
+    assert ndcg == "0.5000 (0.5000, 0.5000)" and rows["idbert"][5] == ""
+    ours = float(rows["idbert"][4].split(" ")[0])
+    assert float(lead.split(" ")[0]) == pytest.approx(ours - 0.5, abs=1.1e-4)
+    own = [one for one in started if not one[0].endswith("-tried")]
     assert [one[1] for one in own[:3]] == [equal_trials.COMMANDS[trial.model] for trial in trials]
-    assert {one[2]["split.train_until"] for one in started} == {"validation", "test"}
+    assert [one[3] for one in own[:3]] == [4 * trial.share for trial in trials]
+    for (_, _, words, _), trial in zip(own, trials, strict=False):
+        assert words["model.hidden_dropout"] == str(trial.dropout)
+        assert words["training.learning_rate"] == str(trial.lr)
+    assert [one[2]["split.train_until"] for one in own] == ["validation"] * 3 + ["test"] * 2
+    # the peers are trained on what idbert is trained on: all events before the targets
+    settings = LogSettings(
+        data=DataSettings(source=str(page.parent / "log.parquet")),
+        split=SplitSettings(split, targets=2),
+    )
+    pq.write_table(part(LogOptions(rows=3000, rows_a_part=3000), 0), settings.data.source)
+    parts = read_split_log(settings).parts
+    expected = {"validation": len(parts.train), "test": len(parts.test.known)}
+    assert seen == expected
     done = len(started), len(asked)
     assert run("equal_trials", page, *given) == rows
     assert (len(started), len(asked)) == done, "what was measured was measured again"

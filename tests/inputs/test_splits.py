@@ -94,6 +94,10 @@ def test_until_the_test_all_events_but_its_targets_and_later_ones_are_trained_on
     assert train >= set(names(usual.train)) | set(names(usual.validation.targets))
     assert tested == names(usual.test.targets) and not train & set(tested)
     assert names(until_test.test.histories) == names(usual.test.histories)
+    assert names(until_test.train) == names(until_test.test.known)
+    if name == "global_time":
+        latest = max(until_test.train.column(TIME).to_pylist())
+        assert latest < min(until_test.test.targets.column(TIME).to_pylist())
     if name == "leave_last_out":
         assert sorted([*train, *tested]) == sorted(names(log))
 

@@ -63,6 +63,12 @@ def test_until_the_test_the_validation_targets_are_trained_on_too(
     assert counts == [counts[0], counts[0] + users, counts[0] + users]
     refused = run("rec_evaluate", "--run", tmp_path / "run", "--part=validation")
     assert refused.status == 2 and "was trained on the validation part too" in refused.message
+    for folder, ours in ((log, "validation"), (tmp_path / "usual-log", "test")):
+        if folder != log:
+            succeed("rec_prepare", "--run", folder, source)
+        other = (f"--split.train_until={ours}", f"--data.source={folder}", *usual)
+        refused = run(command, "--run", tmp_path / "other", *other)
+        assert refused.status == 2 and f"and {ours} is asked for" in refused.message
     both = ("rec_evaluate", "--run", tmp_path / "run", f"--compare=[{tmp_path / 'usual'}]")
     refused = run(*both)
     assert refused.status == 2 and "split settings differ" in refused.message

@@ -83,7 +83,7 @@ def test_the_base_is_tried_first_where_it_lies_within(range_of_layers, is_within
         ({"base": {"split.train_until": "test"}}, "the base sets split.train_until=test"),
         (
             {"ranges": {"split.train_until": {"choices": ["validation", "test"]}}},
-            "split.train_until=test sets split.train_until=test",
+            "the range of split.train_until sets split.train_until=test",
         ),
     ],
 )

@@ -123,6 +123,28 @@ def test_the_sizes_are_read_from_model_data_and_settings():
     assert work.other_parameters + 500 * 65 == sum(p.numel() for p in model.parameters())
 
 
+@pytest.fixture
+def two_threads(monkeypatch):
+    """More threads have larger caches together, and so larger chunks of scores."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_of_a_sampled_loss_a_chunk_of_scores_counts():
+    def scored(negatives):
+        with torch.device("meta"):
+            loss = LossSettings("sampled", {"negatives": negatives})
+            model = NextItemModel.build(EncoderSettings(), vocab_size=50_000, loss=loss)
+        sequences = Sequences.from_histories([list(range(4, 204))] * 100)
+        budget = BatchSettings(token_budget=12_800)
+        work = workload_of(model, sequences, None, budget, TrainingSettings(), 0)
+        return work.targets, work.scored_targets, work.scores_of_target
+
+    assert scored(4096) == (12_800, 2**20 // 4096, 4096)
+    assert scored(40_000)[1] == 64 and scored(4)[1] == 1024
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_what_does_not_fit_is_refused_and_what_is_advised_fits():
     free = 1000 * MIB
     with pytest.raises(ConfigError) as error:
@@ -134,6 +156,7 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits():
     check(sketched(loss="sampled"), free, sparse_rows=True)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_a_smaller_batch_is_advised_where_that_is_enough():
     with pytest.raises(ConfigError, match="by --batches.token_budget 1000") as error:
         check(sketched(rows=50_000), 120 * MIB, budget=4000)

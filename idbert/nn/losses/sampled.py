@@ -73,7 +73,7 @@ def sampled_softmax_loss(
         targets_M,
         negatives_N,
         weights_M,
-        chunk_size or usual_chunk(len(negatives_N), hidden_MD.device.type),
+        usual_chunk(len(negatives_N), hidden_MD.device.type) if chunk_size is None else chunk_size,
         torch.is_grad_enabled(),
     )
     return loss
