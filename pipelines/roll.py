@@ -38,7 +38,8 @@ class RollSettings:
     """Share of the events, in the order of time, before the first window."""
     validation: float = 0.5
     """How long the stretch before a window is that chooses the best epoch, in windows. The model
-    reads it as history, but is trained on it only if the recipe sets split.train_until=test."""
+    reads it as history, but is not trained on it. With split.train_until=test in the recipe there
+    is none, and the model is trained on all that comes before the window."""
     metric: str = "ndcg@10"
     """What the chart shows; the table has recall@10 too."""
     filter_seen: bool = True
@@ -151,6 +152,11 @@ def windows_of(config: RollSettings) -> list[Run]:
             checked = settings_from(config_class, dict(settings))
         except ConfigError as error:
             raise ConfigError(f"window {window + 1}: {error}") from None
+        if not checked.split.has_validation and config.validation != RollSettings.validation:
+            raise ConfigError(
+                f"validation={config.validation:g} cannot act with split.train_until=test, which "
+                "trains on all that comes before a window. Leave one of them out."
+            )
         if getattr(checked, "pretrained", None) is not None:
             raise ConfigError(
                 "The recipe sets pretrained, and each window would need a pretraining of its own, "

@@ -9,6 +9,7 @@ import yaml
 
 from idbert import read_interactions
 from idbert.inputs.splits import TimeSplitSettings, global_time_split
+from idbert.inputs.vocabulary import Vocabulary
 from idbert.run_dir import RunDir
 from pipelines import ablation_runs, roll
 from tests.pipelines import commands
@@ -85,6 +86,29 @@ def test_each_window_is_tested_by_a_run_that_was_trained_before_it(tmp_path, mon
     trained.clear()
     commands.succeed("roll", "--config", path)
     assert not trained, "what is finished was trained again"
+
+
+def test_a_recipe_may_train_on_all_that_comes_before_a_window(tmp_path, monkeypatch):
+    def start(pipeline, arguments, log, is_enough):
+        return commands.run(pipeline, *arguments).status
+
+    monkeypatch.setattr(ablation_runs, "start", start)
+    base = BASE | {"data.source": str(tmp_path / "log.csv"), "split.train_until": "test"}
+    base["training"] = BASE["training"] | {"patience": None}
+    commands.succeed("roll", "--config", write_windows(tmp_path, windows=1, base=base))
+    log = read_interactions(tmp_path / "log.csv")
+    cuts = TimeSplitSettings(**roll.RollSettings(windows=1, begin=0.6).cuts(0))
+    parts = global_time_split(log, cuts)
+    trained = Vocabulary.load(tmp_path / "rolled/window-1").counts_V.sum()
+    assert len(parts.train) < len(parts.test.known) == trained
+    assert (
+        "on what came before the window; the baselines"
+        in (tmp_path / "rolled/windows.md").read_text()
+    )
+    refused = commands.run(
+        "roll", "--config", write_windows(tmp_path, windows=1, base=base, validation=0.25)
+    )
+    assert refused.status == 2 and "validation=0.25 cannot act" in refused.message
 
 
 @pytest.mark.parametrize(
