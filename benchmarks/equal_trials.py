@@ -35,8 +35,8 @@ from benchmarks.quiet import ForeignLoad, wait_until_quiet
 from idbert.evaluation.evaluate import HEADLINE
 from idbert.evaluation.metrics import per_target_metrics, user_means
 from idbert.files import written_aside
+from idbert.inputs.cuts import SplitSettings
 from idbert.inputs.sequences import Sequences
-from idbert.inputs.splits import SplitSettings
 from idbert.rows import FIRST_ITEM
 from idbert.run_dir import RunDir
 from pipelines.corridor import DataSettings, LogSettings

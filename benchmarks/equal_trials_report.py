@@ -13,7 +13,7 @@ from benchmarks.peers import name_of
 from idbert.evaluation.bootstrap import paired
 from idbert.evaluation.charts import ACCENT, INK, QUIET, STYLE, WIDTH_IN, svg
 from idbert.evaluation.evaluate import HEADLINE
-from idbert.inputs.splits import SplitSettings
+from idbert.inputs.cuts import SplitSettings
 
 POSITIONS_OF_A_SEQUENCE = 32
 """In idbert's batches, which have a number of positions, for one of a peer's sequences."""

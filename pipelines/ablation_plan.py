@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from idbert.errors import ConfigError, suggestion
-from idbert.inputs.splits import SplitSettings
+from idbert.inputs.cuts import SplitSettings
 from pipelines.cli import import_plugins, settings_from
 
 BASE, WINNERS = "base", "winners"

@@ -12,11 +12,11 @@ from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
 from idbert.inputs.attributes import attribute_rows
 from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_items
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.sequences import SequenceSettings
-from idbert.inputs.splits import SplitSettings, TimeSplitSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import BERT_MAX_LENGTH, EncoderSettings
 from idbert.run_dir import MARKER, RunDir

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from idbert.errors import ConfigError
+from idbert.inputs.cuts import SplitSettings
 from idbert.inputs.formats import open_parts
 from idbert.inputs.preparation import files_of, prepare_log, sort_here
 from idbert.inputs.prepared_log import FILES, PreparedLog
 from idbert.inputs.ray_sorting import RaySort, RaySortSettings
-from idbert.inputs.splits import SplitSettings
 from idbert.run_dir import RunDir
 from pipelines.cli import logger, run_command, stage
 from pipelines.corridor import (

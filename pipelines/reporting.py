@@ -16,8 +16,8 @@ from idbert.evaluation.ranks import Score, target_ranks
 from idbert.evaluation.report import ReportContent, UserExample, report_html
 from idbert.evaluation.user_items import HistoryScore
 from idbert.inputs.batch_plan import BatchSettings
+from idbert.inputs.cuts import SplitSettings
 from idbert.inputs.item_times import MICROSECONDS
-from idbert.inputs.splits import SplitSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.checkpoint_config import read_config
 from idbert.nn.item_models import ItemModel, load_item_model

@@ -20,6 +20,7 @@ from jaxtyping import Int64
 
 from idbert.files import written_aside
 from idbert.inputs.columns import Part
+from idbert.inputs.cuts import SplitSettings, cut_log
 from idbert.inputs.filters import count_duplicates, kept_events
 from idbert.inputs.flat_arrays import event_chunks, open_flat, user_chunks, write_flat
 from idbert.inputs.formats import open_parts
@@ -27,7 +28,6 @@ from idbert.inputs.interactions import InteractionSettings, check_events
 from idbert.inputs.prepared_log import FORMAT, SUMMARY, PreparedLog
 from idbert.inputs.sequences import Sequences
 from idbert.inputs.sorted_events import SortedEvents, write_kept, write_sorted
-from idbert.inputs.splits import SplitSettings, cut_log
 from idbert.inputs.staging import staged
 from idbert.inputs.vocabulary import Vocabulary, by_frequency
 from idbert.tables import USER, Interactions

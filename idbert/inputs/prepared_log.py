@@ -15,9 +15,9 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from idbert.errors import DataError
+from idbert.inputs.cuts import Cut, SplitSettings, TimeSplitSettings, cut_log
 from idbert.inputs.queries import Queries, one_by_one
 from idbert.inputs.sequences import Sequences, SequenceSettings, cut
-from idbert.inputs.splits import Cut, SplitSettings, TimeSplitSettings, cut_log
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import FIRST_ITEM
 from idbert.tables import BEHAVIOUR, ITEM, TIME, USER, WEIGHT, Interactions

@@ -26,7 +26,7 @@ from benchmarks.peer_questions import ASKED, TRAINED
 from benchmarks.power_law_log import LogOptions, part
 from benchmarks.quality_work import PATHS, plain_operations
 from idbert.errors import DataError
-from idbert.inputs.splits import SplitSettings
+from idbert.inputs.cuts import SplitSettings
 from idbert.nn.dropout import Dropout
 from idbert.run_dir import RunDir
 from idbert.training.planned_trainer import PlannedTrainer

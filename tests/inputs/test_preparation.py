@@ -10,13 +10,14 @@ import pytest
 
 from idbert.errors import DataError
 from idbert.inputs import flat_arrays, preparation
+from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.flat_arrays import FlatWriter, open_flat, user_chunks
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.preparation import prepare_log
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.queries import one_by_one
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
-from idbert.inputs.splits import SplitSettings, TimeSplitSettings, split
+from idbert.inputs.splits import split
 from idbert.inputs.vocabulary import Vocabulary
 
 WHOLE = SequenceSettings(max_length=None, min_length=0)

@@ -7,9 +7,10 @@ import pytest
 
 from idbert.errors import ConfigError, DataError
 from idbert.inputs import flat_arrays
+from idbert.inputs.cuts import SplitSettings
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
-from idbert.inputs.splits import SplitSettings, split
+from idbert.inputs.splits import split
 from idbert.inputs.vocabulary import Vocabulary
 from tests.inputs.test_preparation import (
     BY_TIME,

@@ -7,18 +7,12 @@ import pandas as pd
 import pytest
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.interactions import read_interactions
 from idbert.inputs.prepared_log import split_from
 from idbert.inputs.queries import one_by_one
 from idbert.inputs.sequences import SequenceSettings, build_sequences
-from idbert.inputs.splits import (
-    HeldOut,
-    SplitSettings,
-    TimeSplitSettings,
-    global_time_split,
-    leave_last_out,
-    split,
-)
+from idbert.inputs.splits import HeldOut, global_time_split, leave_last_out, split
 from idbert.inputs.vocabulary import Vocabulary
 from tests.inputs.test_splits import names, random_log, users_of
 

@@ -7,15 +7,9 @@ import pandas as pd
 import pytest
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.interactions import InteractionSettings, read_interactions
-from idbert.inputs.splits import (
-    HeldOut,
-    SplitSettings,
-    TimeSplitSettings,
-    global_time_split,
-    leave_last_out,
-    split,
-)
+from idbert.inputs.splits import HeldOut, global_time_split, leave_last_out, split
 from idbert.tables import TIME, Interactions
 
 

@@ -9,12 +9,13 @@ import pytest
 
 from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchPlan, BatchSettings, PlannedBatch
+from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.interactions import read_interactions
 from idbert.inputs.item_batches import MaskedItemData, NextItemData
 from idbert.inputs.masking import IGNORED, MaskingSettings
 from idbert.inputs.planned_loader import train_loader
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
-from idbert.inputs.splits import SplitSettings, TimeSplitSettings, split
+from idbert.inputs.splits import split
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
 from idbert.rows import FIRST_ITEM

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from idbert import read_interactions
-from idbert.inputs.splits import TimeSplitSettings, global_time_split
+from idbert.inputs.cuts import TimeSplitSettings
+from idbert.inputs.splits import global_time_split
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.run_dir import RunDir
 from pipelines import ablation_runs, roll
