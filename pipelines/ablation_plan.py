@@ -225,8 +225,8 @@ def check_has_validation(config: Any, where: str) -> None:
     split = getattr(config, "split", None)
     if isinstance(split, SplitSettings) and not split.has_validation:
         raise ConfigError(
-            f"{where} sets split.train_until=test, which leaves no validation part to choose by. "
-            "Choose with train_until=validation, then train once more until the test."
+            f"{where} sets split.train_until={split.train_until}, which leaves no validation part "
+            "to choose by. Choose with train_until=validation, then train once more with all."
         )
 
 

@@ -202,7 +202,7 @@ def as_prepared(config: Corridor) -> Corridor:
         not in (getattr(usual.data, field.name), getattr(there.data, field.name))
     }
     if config.split.train_until != there.split.train_until:
-        # Never taken over in silence: with "test" the validation part is trained on.
+        # Never taken over in silence: with "test" or "end" what is evaluated on is trained on.
         raise ConfigError(
             f"{config.data.source} was prepared with split.train_until={there.split.train_until}, "
             f"and {config.split.train_until} is asked for. Give --split.train_until "
@@ -254,9 +254,10 @@ def check_choosing(split: SplitSettings, training: TrainingSettings) -> None:
     """
     if not split.has_validation and training.patience is not None:
         raise ConfigError(
-            f"training.patience={training.patience} cannot act with split.train_until=test, which "
-            "leaves no validation part to stop by. Set training.patience=null, and as "
-            "training.epochs the number that was best with train_until=validation."
+            f"training.patience={training.patience} cannot act with "
+            f"split.train_until={split.train_until}, which leaves no validation part to stop by. "
+            "Set training.patience=null, and as training.epochs the number that was best with "
+            "train_until=validation."
         )
 
 

@@ -1,30 +1,24 @@
 """How a run ends: its weights saved, its figures beside the baselines, its report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import numpy as np
-import pyarrow as pa
-from jaxtyping import Int64
+from typing import Literal
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
 from idbert.evaluation.baselines import BaselineSettings, fit_baselines
 from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score, target_ranks
-from idbert.evaluation.report import ReportContent, UserExample, report_html
+from idbert.evaluation.report import ReportContent, report_html
 from idbert.evaluation.user_items import HistoryScore
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.cuts import SplitSettings
-from idbert.inputs.item_times import MICROSECONDS
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.checkpoint_config import read_config
 from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
-from idbert.tables import ITEM, SCORE, TIME, USER, Interactions
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import logger, naming_plugins_of, stage
@@ -35,15 +29,10 @@ from pipelines.corridor import (
     read_titles,
 )
 from pipelines.endings import check_finished, is_reported, layer_weights
+from pipelines.report_examples import examples_of, first_asked, first_histories
 from pipelines.split_log import read_split_log
 
 Part = Literal["validation", "test"]
-
-EXAMPLES = 5
-"""Users whose history and recommendations the report shows."""
-
-SHOWN_EVENTS = 10
-"""Newest events of such a history, and recommendations to it."""
 
 
 def finish_run(run: RunDir, model: ItemModel, vocabulary: Vocabulary, trainer: ItemTrainer) -> None:
@@ -82,12 +71,15 @@ def _is_trained(run: RunDir) -> bool:
 
 
 def report_once(run: RunDir) -> None:
-    """Evaluate a trained run on the part after what it was trained on, unless that is done."""
+    """Evaluate a trained run on the part after what it was trained on, unless that is done.
+
+    A run that was trained on the whole log gets a report without figures.
+    """
     processes.leave()  # what is left to do is the writer's
     if not processes.is_writer() or is_reported(run):
         return
-    part: Part = log_settings_of(run).split.train_until
-    write_report(run, evaluate_runs([run], part))
+    parts = log_settings_of(run).split.withheld_parts
+    write_report(run, evaluate_runs([run], parts[0]) if parts else None)
     logger.info("%s is finished: %s", run.path, run.report)
 
 
@@ -124,11 +116,7 @@ def evaluate_runs(
         ConfigError: the runs are not of the same log and split, or were trained on this part.
     """
     settings = log_settings_of(runs[0])
-    if part == "validation" and not settings.split.has_validation:
-        raise ConfigError(
-            f"{runs[0].path} was trained on the validation part too (split.train_until=test), and "
-            "can only be evaluated on the test part."
-        )
+    _check_withheld(runs[0], settings.split, part)
     for run in runs[1:]:
         theirs = log_settings_of(run)
         if _events_of(theirs) != _events_of(settings):
@@ -180,38 +168,55 @@ def evaluate_runs(
     return Evaluated(part, users, evaluations, untrained)
 
 
-def write_report(run: RunDir, evaluated: Evaluated) -> None:
+def _check_withheld(run: RunDir, split: SplitSettings, part: Part) -> None:
+    if part in split.withheld_parts:
+        return
+    if split.withheld_parts:
+        raise ConfigError(
+            f"{run.path} was trained on the validation part too (split.train_until=test), and can "
+            "only be evaluated on the test part."
+        )
+    raise ConfigError(
+        f"{run.path} was trained on the whole log (split.train_until=end), and can be evaluated on "
+        "no part of it. Evaluate a run with the same settings and split.train_until=test."
+    )
+
+
+def write_report(run: RunDir, evaluated: Evaluated | None) -> None:
     """Write metrics.json and report.html of a finished run.
 
     Args:
         run: the first of the evaluated runs.
-        evaluated: its figures; metrics.json keeps those of the other part.
+        evaluated: its figures; metrics.json keeps those of the other part. None: nothing was
+            withheld, so that there are none.
     """
-    metrics = run.read_json("metrics.json") if run.metrics.exists() else {}
-    metrics[evaluated.part] = {
-        name: evaluation.to_json() for name, evaluation in evaluated.evaluations.items()
-    }
-    run.write_json("metrics.json", metrics)
     recommender = Recommender.load(run.path, index=False)
-    settings = log_settings_of(run)
+    vocabulary, settings = recommender.vocabulary, log_settings_of(run)
+    facts = {
+        "Model": type(recommender.model).__name__,
+        "Parameters": f"{recommender.model.num_parameters():,}",
+        "Items": f"{vocabulary.num_items:,}",
+        "Items never trained": f"{len(vocabulary.never_trained):,}",
+    }
+    if evaluated is None:
+        facts["Evaluated"] = "on nothing: all of the log was trained on"
+        shown = first_histories(settings, vocabulary)
+    else:
+        metrics = run.read_json("metrics.json") if run.metrics.exists() else {}
+        metrics[evaluated.part] = {
+            name: evaluation.to_json() for name, evaluation in evaluated.evaluations.items()
+        }
+        run.write_json("metrics.json", metrics)
+        facts["Targets never trained"] = f"{evaluated.untrained_targets:,}"
+        shown = first_asked(evaluated.users)
     content = ReportContent(
         title=f"{run.path.name}: {settings.data.source}",
-        evaluations=evaluated.evaluations,
+        evaluations={} if evaluated is None else evaluated.evaluations,
         curve=run.read_json("curve.json"),
         settings=run.read_config(),
-        facts={
-            "Model": type(recommender.model).__name__,
-            "Parameters": f"{recommender.model.num_parameters():,}",
-            "Items": f"{recommender.vocabulary.num_items:,}",
-            "Items never trained": f"{len(recommender.vocabulary.never_trained):,}",
-            "Targets never trained": f"{evaluated.untrained_targets:,}",
-        },
+        facts=facts,
         layer_weights=layer_weights(recommender.model.backbone.fusion),
-        examples=_examples(
-            recommender,
-            evaluated.users,
-            read_titles(settings.data, recommender.vocabulary.ids.type),
-        ),
+        examples=examples_of(recommender, shown, read_titles(settings.data, vocabulary.ids.type)),
     )
     run.write_text("report.html", report_html(content))
 
@@ -250,58 +255,3 @@ def _score(run: RunDir, users: Validation) -> Score:
     with naming_plugins_of(run):
         model = load_item_model(run.model)
     return model_score(model, cut, BatchSettings(token_budget=12800))
-
-
-def _examples(
-    recommender: Recommender, users: Validation, titles: dict[Any, str]
-) -> list[UserExample]:
-    """Return the first users' histories and recommendations in words, for each's first target."""
-    ids_of = recommender.vocabulary.ids_of
-    first = users.first_targets()[:EXAMPLES]
-    bounds = zip(users.histories.starts[first], users.histories.stops[first], strict=True)
-    histories = [ids_of(users.histories.items[start:end]) for start, end in bounds]
-    targets = ids_of(users.targets_Q[first])
-    k = min(SHOWN_EVENTS, recommender.vocabulary.num_items)
-    reads = recommender.model.config.reads_times
-    at = None
-    if reads == "queries" and users.query_times_Q is not None:
-        at = users.query_times_Q[first] / MICROSECONDS
-    asked = histories if reads == "none" else _with_times(users, first, recommender)
-    lists = recommender.recommend(asked, k, at=at)
-
-    def in_words(items: Iterable[Any]) -> list[str]:
-        return [titles.get(item, str(item)) for item in items]
-
-    return [
-        UserExample(
-            user=str(user),
-            history=in_words(history[-SHOWN_EVENTS:]),
-            recommendations=list(zip(in_words(best[ITEM]), best[SCORE].tolist(), strict=True)),
-            target=in_words([target])[0],
-        )
-        for user, history, target, best in zip(
-            users.histories.users.take(pa.array(first)).to_pylist(),
-            histories,
-            targets,
-            (lists[lists[lists.columns[0]] == number] for number in range(len(histories))),
-            strict=True,
-        )
-    ]
-
-
-def _with_times(
-    users: Validation, places: Int64[np.ndarray, "n"], recommender: Recommender
-) -> Interactions:
-    """Return some histories as a table with times; the users are numbered."""
-    part = users.histories.replaced(
-        users=users.histories.users.take(pa.array(places)),
-        starts=users.histories.starts[places],
-        stops=users.histories.stops[places],
-    ).packed()
-    assert part.times is not None  # the model was evaluated on them
-    columns = {
-        USER: np.repeat(np.arange(len(part)), part.lengths),
-        ITEM: pa.array(recommender.vocabulary.ids_of(part.items)),
-        TIME: part.times,
-    }
-    return Interactions(pa.table(columns), times_are_real=True)

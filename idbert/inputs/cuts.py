@@ -72,11 +72,12 @@ class SplitSettings:
     before it in the history: the last ones (leave_last_out), or the first ones after the cut, at
     most so many (global_time). A user's metrics are means over them."""
 
-    train_until: Literal["validation", "test"] = "validation"
+    train_until: Literal["validation", "test", "end"] = "validation"
     """Before the targets of which part all events are trained on. validation: this part chooses
     settings and the best epoch. test: once they are chosen, the events of the validation part are
     trained on too. Then nothing is left to choose by: the last weights are kept, and the run's
-    report is of the test part."""
+    report is of the test part. end: the whole log, for a model that is put to use; it can be
+    evaluated on no part, and the report shows recommendations alone."""
 
     def __post_init__(self) -> None:
         if self.targets < 1:
@@ -92,6 +93,13 @@ class SplitSettings:
         """Whether there is a part to choose by, which is not trained on."""
         return self.train_until == "validation"
 
+    @property
+    def withheld_parts(self) -> tuple[Literal["validation", "test"], ...]:
+        """The parts that are not trained on; the first of them is what a run reports."""
+        if self.train_until == "end":
+            return ()
+        return ("test",) if self.train_until == "test" else ("validation", "test")
+
     def in_words(self) -> str:
         """Return what is held out, such as "leave-last-out"."""
         words = self.name.replace("_", "-")
@@ -101,9 +109,18 @@ class SplitSettings:
             words += f", up to {self.targets} events a user"
         return words if self.has_validation else f"{words}, validation trained on too"
 
-    def trained(self, validation: Cut, test: Cut) -> Cut:
-        """Return the one of the two cuts before which the events are trained on."""
-        return validation if self.has_validation else test
+    def trained_until(
+        self, offsets: Int64[np.ndarray, "_"], cuts: tuple[Cut, Cut]
+    ) -> Int64[np.ndarray, "U"]:
+        """Return where the events of each user end that are trained on.
+
+        Args:
+            offsets: U + 1 bounds of the users' events, oldest first.
+            cuts: what `cut_log` returns.
+        """
+        if self.train_until == "end":
+            return offsets[1:]
+        return cuts[("validation", "test").index(self.train_until)].ends_U
 
 
 def cut_log(
@@ -113,7 +130,7 @@ def cut_log(
 ) -> tuple[Cut, Cut]:
     """Return where the settings cut a log for validation, and where for the test.
 
-    What is known at one of them is trained on: see `SplitSettings.trained`.
+    Which events are trained on: see `SplitSettings.trained_until`.
 
     Args:
         offsets: U + 1 bounds of the users' events, oldest first.

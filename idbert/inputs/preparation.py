@@ -160,7 +160,7 @@ def _filter(events: SortedEvents, settings: InteractionSettings, folder: Path) -
 def _number(events: SortedEvents, times_are_real: bool, split: SplitSettings, folder: Path) -> None:
     """Write the vocabulary, and the events as its rows."""
     cuts = cut_log(events.offsets, events.times_T if times_are_real else None, split)
-    of_all_N, trained_N = _count_items(events, split.trained(*cuts).ends_U)
+    of_all_N, trained_N = _count_items(events, split.trained_until(events.offsets, cuts))
     present = pa.array(of_all_N > 0)
     vocabulary = Vocabulary.from_counts(
         events.items.filter(present), pa.array(trained_N).filter(present), _behaviours(events)

@@ -83,7 +83,7 @@ class PreparedLog:
         Raises:
             DataError: the weights are all zero, or there are sessions and no real times.
         """
-        return cut(self._until(self.split.trained(*self._cuts).ends_U), settings)
+        return cut(self._until(self.split.trained_until(self.events.offsets, self._cuts)), settings)
 
     def held_out(self, part: Part) -> Queries:
         """Return the targets, each with its whole history (in memory, without weights)."""

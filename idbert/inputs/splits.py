@@ -45,8 +45,8 @@ class Split:
     """Three parts of a log.
 
     Attributes:
-        train: the events to train on; no target is among them, but for those of `validation` where
-            the settings say so.
+        train: the events to train on; no target is among them, but for those of `validation`, or
+            of both parts, where the settings say so.
         validation: to choose settings and the best epoch by.
         test: to report on, read once.
     """
@@ -66,7 +66,8 @@ def split(interactions: Interactions, settings: SplitSettings) -> Split:
     offsets = interactions.user_offsets()
     cuts = cut_log(offsets, times_T, settings)
     validation, test = (_held_out(interactions, offsets, cut) for cut in cuts)
-    return Split((validation if settings.has_validation else test).known, validation, test)
+    trained = {"validation": validation.known, "test": test.known, "end": interactions}
+    return Split(trained[settings.train_until], validation, test)
 
 
 def leave_last_out(interactions: Interactions, targets: int = 1) -> Split:

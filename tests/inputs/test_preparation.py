@@ -98,6 +98,7 @@ def _some(sequences: Sequences, places: np.ndarray) -> Sequences:
         (7, "csv", False, False, SplitSettings("global_time", BY_TIME.time, 3), FILTERS),
         (8, "parquet", True, False, SplitSettings(train_until="test"), EXTRA),
         (9, "csv", False, False, SplitSettings("global_time", train_until="test"), FILTERS),
+        (10, "parquet", True, False, SplitSettings(train_until="end"), EXTRA),
     ],
 )
 def test_the_prepared_log_equals_the_one_of_the_tables(

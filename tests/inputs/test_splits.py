@@ -96,6 +96,13 @@ def test_until_the_test_all_events_but_its_targets_and_later_ones_are_trained_on
         assert sorted([*train, *tested]) == sorted(names(log))
 
 
+@pytest.mark.parametrize("name", ["leave_last_out", "global_time"])
+def test_to_the_end_the_whole_log_is_trained_on(name):
+    log = random_log()
+    parts = split(log, SplitSettings(name, train_until="end"))
+    assert names(parts.train) == names(log)
+
+
 def test_users_with_two_events_stay_in_train_and_are_counted(caplog: pytest.LogCaptureFixture):
     log = read_interactions(
         pd.DataFrame({"user_id": list("aabbbb"), "item_id": range(6), "timestamp": range(6)})

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from idbert.inputs.vocabulary import Vocabulary
@@ -72,6 +73,30 @@ def test_until_the_test_the_validation_targets_are_trained_on_too(
     both = ("rec_evaluate", "--run", tmp_path / "run", f"--compare=[{tmp_path / 'usual'}]")
     refused = run(*both)
     assert refused.status == 2 and "split settings differ" in refused.message
+
+
+@pytest.mark.parametrize("command", ["rec_pretrain", "rec_finetune"])
+def test_a_model_may_be_trained_on_the_whole_log(
+    command: str, world: World, tmp_path: Path
+) -> None:
+    until, usual = "--split.train_until=end", ("--training.patience=null", *TINY)
+    source, log, folder = f"--data.source={world.log}", tmp_path / "log", tmp_path / "run"
+    succeed("rec_prepare", "--run", log, source, until)
+    for name, of in (("run", source), ("mapped", f"--data.source={log}")):
+        succeed(command, "--run", tmp_path / name, of, until, *usual)
+    weights = [(tmp_path / of / "model/model.safetensors").read_bytes() for of in ("run", "mapped")]
+    assert weights[0] == weights[1]
+    assert Vocabulary.load(folder).counts_V.sum() == len(pd.read_csv(world.log))
+    assert not (folder / "metrics.json").exists()
+    report = (folder / "report.html").read_text()
+    assert report.count("<h3>User ") == 5 and "all of the log was trained on" in report
+    assert "Held out" not in report and "Against the baselines" not in report
+    assert "nothing is left to do" in succeed(command, "--run", folder, source, until, *usual).err
+    for part in ("validation", "test"):
+        refused = run("rec_evaluate", "--run", folder, f"--part={part}")
+        assert refused.status == 2 and "was trained on the whole log" in refused.message
+    succeed("rec_index", "--run", folder)
+    assert "rank" in succeed("rec_recommend", "--run", folder, "--users=1", "--k=2").out
 
 
 def test_early_stopping_by_a_part_that_is_trained_on_is_refused(

@@ -110,6 +110,9 @@ def test_a_recipe_may_train_on_all_that_comes_before_a_window(tmp_path, monkeypa
         "roll", "--config", write_windows(tmp_path, windows=1, base=base, validation=0.25)
     )
     assert refused.status == 2 and "validation=0.25 cannot act" in refused.message
+    base["split.train_until"] = "end"
+    refused = commands.run("roll", "--config", write_windows(tmp_path, windows=1, base=base))
+    assert refused.status == 2 and "trains on the windows themselves" in refused.message
 
 
 @pytest.mark.parametrize(
