@@ -62,8 +62,8 @@ def main(config: RecFinetuneSettings) -> None:
 
     Starts from the weights of a run of rec_pretrain, or from nothing. The run's folder receives the
     vocabulary, the weights, the training curve, validation figures against the baselines (test
-    figures with --split.train_until test, none with end), and report.html. Give both stages the same --data,
-    --split and --model settings.
+    figures with --split.train_until test, none with end), and report.html. Give both stages the
+    same --data, --split and --model settings.
     """
     config = as_prepared(config)
     run = RunDir.create(config.run, "rec_finetune", as_dict(config))

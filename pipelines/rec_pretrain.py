@@ -77,9 +77,9 @@ def main(config: RecPretrainSettings) -> None:
     Reads a log of user, item and time; holds out each user's last two events; masks items of the
     rest and learns to name them. The run's folder receives the vocabulary, the weights, the
     training curve, validation figures against the baselines (test figures with --split.train_until
-    test, none with end), and report.html. Items may start from the vectors of a BERT's words, the most popular
-    from the most frequent (start). With --objective mixed, batches of next items come between those
-    of masked ones. Without arguments it runs on MovieLens-100K.
+    test, none with end), and report.html. Items may start from the vectors of a BERT's words, the
+    most popular from the most frequent (start). With --objective mixed, batches of next items come
+    between those of masked ones. Without arguments it runs on MovieLens-100K.
     """
     config = as_prepared(config)
     run = RunDir.create(config.run, "rec_pretrain", as_dict(config))
