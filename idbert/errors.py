@@ -28,6 +28,10 @@ class CheckpointError(IdbertError):
     """A saved model, index, run or training state is missing, incomplete or of another kind."""
 
 
+class BusyError(IdbertError):
+    """Another process is at work in a folder."""
+
+
 class TrainingError(IdbertError):
     """A training cannot go on: its loss is no longer a number."""
 

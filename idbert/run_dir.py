@@ -32,6 +32,7 @@ import yaml
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError, suggestion
 from idbert.files import digest_of, verify, written_aside
+from idbert.run_lock import hold
 
 FORMAT = 1
 MARKER = "run.json"
@@ -71,6 +72,7 @@ class RunDir:
         Raises:
             ConfigError: the folder holds a run of another stage or with other settings, or files
                 that are no run.
+            BusyError: another process is at work in the folder.
             CheckpointError: the folder's marker or config cannot be read.
             DataError: the disk has no room.
         """
@@ -84,6 +86,7 @@ class RunDir:
             raise ConfigError(
                 f"{self.path} exists and is not a run folder. Name another one with --run."
             )
+        hold(self.path)
         if is_run and (self.is_complete or self.checkpoints.exists()):
             self._check_same(stage, yaml.safe_load(_yaml(config)))
         else:  # new, or given up before its training began: over a misspelt column, say

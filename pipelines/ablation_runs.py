@@ -130,8 +130,11 @@ def make(pipeline: str, run: Run, is_enough: Callable[[], bool] | None = None) -
         aside.write_text(_yaml(run), encoding="utf-8")
     arguments = ["--config", str(run.settings), "--run", str(run.folder)]
     status = start(pipeline, arguments, run.log, is_enough)
-    if status == UNFINISHED:
-        raise Unfinished(f"{run.folder.name} was stopped. The same command goes on from there.")
+    if status in (UNFINISHED, -signal.SIGTERM):  # the latter before or after its training
+        raise Unfinished(
+            f"{run.folder.name} was stopped, or another process is at work in it: see {run.log}. "
+            "The same command goes on from there."
+        )
     if status:
         said = run.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         error = ConfigError if status == 2 else DataError

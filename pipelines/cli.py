@@ -16,8 +16,9 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from idbert import processes
-from idbert.errors import ConfigError, IdbertError, UnknownPartError, suggestion
+from idbert.errors import BusyError, ConfigError, IdbertError, UnknownPartError, suggestion
 from idbert.run_dir import RunDir
+from idbert.run_lock import release_all
 
 Config = TypeVar("Config")
 
@@ -44,7 +45,8 @@ def run_command(
     In the processes of torchrun a message is said once, by the first that has it.
 
     Exit status: 0 done, 1 a failure that the message explains, 2 a setting is wrong, 130
-    interrupted, 143 stopped by SIGTERM with a checkpoint to resume from.
+    interrupted, 143 stopped by SIGTERM with a checkpoint to resume from, or another process is at
+    work in the run's folder.
 
     Args:
         main: The command's body; its docstring is the help text.
@@ -62,6 +64,8 @@ def run_command(
         processes.leave()
     except Unfinished as stopped:
         sys.exit(_say(str(stopped), UNFINISHED))
+    except BusyError as error:
+        sys.exit(_say(f"BusyError: {error}", UNFINISHED))
     except ConfigError as error:
         sys.exit(_say(f"ConfigError: {error}", USAGE_ERROR))
     except IdbertError as error:
@@ -82,6 +86,8 @@ def run_command(
         sys.exit(_say(f"{type(error).__name__}: {what}", FAILURE))
     except KeyboardInterrupt:
         sys.exit(_say(f"Interrupted. {RESUME}", INTERRUPTED))
+    finally:
+        release_all()
     sys.exit(0)
 
 

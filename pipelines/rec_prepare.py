@@ -71,6 +71,7 @@ def main(config: RecPrepareSettings) -> None:
     run = RunDir.create(config.run, PREPARED, config.made_of())
     if run.is_complete:
         check_unchanged(run, config)
+        shutil.rmtree(run.path / WORK, ignore_errors=True)  # of a call that was killed right here
         logger.info("%s is finished.", run.path)
         return
     if open_prepared(config.data) is not None:

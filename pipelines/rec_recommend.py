@@ -103,8 +103,14 @@ def main(config: RecRecommendSettings) -> None:
     histories: Interactions | list[list[Any]]
     if config.items is not None:
         histories = [_ids(config.items, item_type, "items")]
+        num_users = 1
     else:
         histories = _histories(run, config, item_type)
+        bounds = histories.user_offsets()
+        num_users = len(bounds) - 1
+        if config.output is None:  # nobody reads the lists of all others
+            shown = int(bounds[min(SHOWN_USERS, num_users)])
+            histories = histories.with_table(histories.table.slice(0, shown))
     with stage("recommend"):
         batches = recommender.recommend_batches(
             histories,
@@ -122,6 +128,8 @@ def main(config: RecRecommendSettings) -> None:
             return
         table = pa.Table.from_batches(list(batches), batches.schema).to_pandas()
     _print(table, histories, read_titles(log_settings_of(run).data, item_type))
+    if num_users > SHOWN_USERS:
+        print(f"... and {num_users - SHOWN_USERS} more; --output FILE writes all.")
 
 
 def _histories(run: RunDir, config: RecRecommendSettings, item_type: pa.DataType) -> Interactions:
@@ -174,10 +182,7 @@ def _print(
     else:
         events = dict(enumerate(histories))
     key = USER if USER in table.columns else HISTORY
-    for number, (user, best) in enumerate(table.groupby(key, sort=False)):
-        if number == SHOWN_USERS:
-            print(f"... and {len(events) - SHOWN_USERS} more; --output FILE writes all.")
-            break
+    for user, best in table.groupby(key, sort=False):
         newest = [titles.get(item, str(item)) for item in events[user][-SHOWN_EVENTS:]]
         print(f"\n{key} {user}, newest events: {'; '.join(newest)}")
         shown = best[[RANK, ITEM, SCORE]]

@@ -125,6 +125,12 @@ def evaluate_runs(
                 "differ. Evaluate it on its own."
             )
     vocabulary = Vocabulary.load(runs[0].path)
+    for run in runs[1:]:
+        if Vocabulary.load(run.path).fingerprint() != vocabulary.fingerprint():
+            raise ConfigError(
+                f"{run.path} knows another catalogue than {runs[0].path}: the log has changed "
+                "between the two trainings. Train the older one anew in another folder."
+            )
     with stage("read and split the log"):
         log = read_split_log(settings, vocabulary)
         users, known = log.held_out(part, None), log.known(part)

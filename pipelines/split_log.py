@@ -42,7 +42,7 @@ class SplitLog:
 
         Args:
             part: validation or test.
-            max_length: the newest events of a history that a model reads.
+            max_length: see `Validation`.
 
         Raises:
             DataError: a target's item is not in the vocabulary.

@@ -1,7 +1,10 @@
 """The run folder: made once, resumed by the same settings, opened only when whole."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.run_dir import ESSENTIAL, RunDir
+from idbert.run_lock import release_all
 
 CONFIG: dict[str, Any] = {"seed": 1, "model": {"hidden_size": 64, "rates": [0.1, 1e-5]}}
 
@@ -33,6 +37,20 @@ def test_the_same_command_returns_to_its_run(tmp_path: Path) -> None:
     assert not RunDir.create(tmp_path / "a", "finetune", CONFIG).is_complete
     finished_run(tmp_path / "a")
     assert RunDir.create(tmp_path / "a", "finetune", CONFIG).is_complete
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    create = f"from idbert.run_dir import RunDir; RunDir.create({str(tmp_path / 'a')!r}, 'x', {{}})"
+    command = [sys.executable, "-c", create]
+    RunDir.create(tmp_path / "a", "x", {})
+    RunDir.create(tmp_path / "a", "x", {})
+    refused = subprocess.run(command, capture_output=True, text=True)
+    words = f"BusyError: Another process (number {os.getpid()}) is at work in {tmp_path / 'a'}"
+    assert refused.returncode == 1 and words in refused.stderr
+    release_all()
+    assert [path.name for path in (tmp_path / "a").glob(".*")] == []
+    assert subprocess.run(command).returncode == 0
+    RunDir.create(tmp_path / "a", "x", {})  # that process has ended
 
 
 def test_a_creation_that_was_killed_is_completed_by_the_next(tmp_path: Path) -> None:

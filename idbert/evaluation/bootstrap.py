@@ -1,12 +1,14 @@
 """Bootstrap intervals over users: how far a mean would move with other users of the same kind."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from idbert.errors import ConfigError, ShapeError
+
+Key = TypeVar("Key")
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -30,12 +32,12 @@ class PairedDifference(NamedTuple):
 
 
 def intervals(
-    values: Mapping[str, Float64[np.ndarray, "U"]],
+    values: Mapping[Key, Float64[np.ndarray, "U"]],
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-) -> dict[str, Interval]:
+) -> dict[Key, Interval]:
     """Return the percentile bootstrap interval of the mean of each named array of user values.
 
     All arrays are resampled together, so that many metrics cost little more than one.
@@ -92,8 +94,26 @@ def paired(
         level: share of the resampled differences inside the interval.
         seed: the same seed gives the same resamples.
     """
-    low, high = interval(a_U - b_U, resamples=resamples, level=level, seed=seed)
-    return PairedDifference(float((a_U - b_U).mean()), low, high)
+    pairs = {"": (a_U, b_U)}
+    return all_paired(pairs, resamples=resamples, level=level, seed=seed)[""]
+
+
+def all_paired(
+    pairs: Mapping[Key, tuple[Float64[np.ndarray, "U"], Float64[np.ndarray, "U"]]],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[Key, PairedDifference]:
+    """Return `paired` of each pair; the users are drawn once for all of them."""
+    differences = {key: a_U - b_U for key, (a_U, b_U) in pairs.items()}
+    if not differences:
+        return {}
+    bounds = intervals(differences, resamples=resamples, level=level, seed=seed)
+    return {
+        key: PairedDifference(float(difference_U.mean()), *bounds[key])
+        for key, difference_U in differences.items()
+    }
 
 
 def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:

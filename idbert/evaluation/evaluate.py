@@ -10,7 +10,13 @@ from jaxtyping import Float32, Float64, Int64, Integer
 from scipy import sparse
 
 from idbert.errors import ConfigError, DataError, suggestion
-from idbert.evaluation.bootstrap import RESAMPLES, Interval, PairedDifference, intervals, paired
+from idbert.evaluation.bootstrap import (
+    RESAMPLES,
+    Interval,
+    PairedDifference,
+    all_paired,
+    intervals,
+)
 from idbert.evaluation.lists import LIST_LENGTH, coverage, diversity, novelty, serendipity
 from idbert.evaluation.metrics import CUTOFFS, check_users, per_target_metrics, user_means
 from idbert.evaluation.ranks import Score, target_ranks
@@ -94,22 +100,30 @@ class Evaluation:
         Raises:
             DataError: the two were not made by the same protocol on the same targets.
         """
+        self.check_comparable(other)
+        shared = self.per_user.keys() & other.per_user.keys()
+        return all_paired(
+            {
+                name: (values_U, other.per_user[name])
+                for name, values_U in self.per_user.items()
+                if name in shared
+            },
+            resamples=self.protocol.resamples,
+            seed=self.protocol.seed,
+        )
+
+    def check_comparable(self, other: "Evaluation") -> None:
+        """Check that another evaluation asked the same.
+
+        Raises:
+            DataError: the two were not made by the same protocol on the same targets.
+        """
         if self.protocol != other.protocol or not np.array_equal(self.targets_Q, other.targets_Q):
             raise DataError(
                 "These two evaluations cannot be compared: they differ in protocol or "
                 f"targets.\n  one:   {self.protocol}\n  other: {other.protocol}\nEvaluate both on "
                 "the same held-out users with the same settings."
             )
-        return {
-            name: paired(
-                value_U,
-                other.per_user[name],
-                resamples=self.protocol.resamples,
-                seed=self.protocol.seed,
-            )
-            for name, value_U in self.per_user.items()
-            if name in other.per_user
-        }
 
     def to_json(self) -> dict[str, Any]:
         """Return protocol, metrics and intervals as plain values for a JSON file."""
@@ -223,9 +237,19 @@ def comparison_table(
                 f"There is no interval of '{metric}' to compare."
                 f"{suggestion(metric, first.per_user)} Known: {', '.join(first.per_user)}."
             )
+    for evaluation in evaluations.values():
+        evaluation.check_comparable(first)
+    differences = all_paired(
+        {
+            (name, metric): (evaluation.per_user[metric], first.per_user[metric])
+            for name, evaluation in evaluations.items()
+            for metric in metrics
+        },
+        resamples=first.protocol.resamples,
+        seed=first.protocol.seed,
+    )
     rows = {}
     for name, evaluation in evaluations.items():
-        differences = evaluation.compare(first)
         rows[name] = {
             (metric, column): value
             for metric in metrics
@@ -234,7 +258,7 @@ def comparison_table(
                 (
                     evaluation.metrics[metric],
                     *evaluation.intervals[metric],
-                    *differences[metric],
+                    *differences[name, metric],
                 ),
                 strict=True,
             )

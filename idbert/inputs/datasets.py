@@ -1,5 +1,6 @@
 """Public data sets by name: from the cache, or fetched, brought to one form, and verified."""
 
+import contextlib
 import csv
 import hashlib
 import http.client
@@ -173,8 +174,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     frame = pd.read_csv(
         path, sep=DELIMITERS[ending], dtype={ITEM: "str"}, keep_default_na=False, encoding="utf-8"
     )
-    if ITEM in frame and frame[ITEM].str.fullmatch(r"0|-?[1-9]\d{0,17}").all():
-        frame[ITEM] = frame[ITEM].astype("int64")
+    if ITEM in frame and frame[ITEM].str.fullmatch(r"0|-?[1-9]\d{0,18}").all():
+        with contextlib.suppress(OverflowError):  # 19 digits may be too many: text, as in a log
+            frame[ITEM] = frame[ITEM].astype("int64")
     return frame
 
 

@@ -84,6 +84,18 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         """How a history becomes a query: a mask behind the newest item, or the newest item."""
         return "next" if self.config.is_causal else "masked"
 
+    def history_limit(self, max_length: int | None) -> int | None:
+        """Return how many positions a history may take, as in training; None: any number.
+
+        Args:
+            max_length: Most events of a sequence in training; None: no limit. The newest event of a
+                sequence is only a target to a next-item model, which never reads so many.
+        """
+        if max_length is not None and self.objective == "next":
+            max_length = max(1, max_length - 1)
+        limits = [limit for limit in (self.max_length, max_length) if limit is not None]
+        return min(limits, default=None)
+
     @classmethod
     def build(
         cls: type[Model],

@@ -19,8 +19,8 @@ from idbert.errors import CheckpointError, ConfigError, DataError, ShapeError
 from idbert.files import digest_of, verify, written_aside
 from idbert.retrieval.extras import check_faiss_distributions, missing_faiss
 from idbert.retrieval.index_codes import code_differences, fast_cells, level_codes, scan_for
-from idbert.retrieval.index_device import IndexDevice, on_device
-from idbert.retrieval.index_exclusion import without
+from idbert.retrieval.index_device import MOST_ON_GPU, IndexDevice, on_device
+from idbert.retrieval.index_exclusion import distinct_counts, without
 from idbert.retrieval.index_manifest import MANIFEST, read_manifest, verify_size, write_manifest
 from idbert.retrieval.index_recall import RecallCurve, recall_chart
 from idbert.retrieval.index_settings import SearchSettings, factory_error, search_parameters
@@ -56,6 +56,7 @@ class VectorIndex:
         self.dimension = dimension
         self.defaults = SearchSettings()
         self.recall: RecallCurve | None = None
+        self._most_fetched = len(ids)
 
     def __len__(self) -> int:
         """Return N, the number of vectors."""
@@ -226,6 +227,8 @@ class VectorIndex:
                 "again."
             )
         opened = cls(on_device(faiss, index, device, factory), ids, factory, dimension)
+        if device != "cpu":
+            opened._most_fetched = min(len(ids), MOST_ON_GPU)
         opened.defaults = SearchSettings(**manifest.get("search") or {})
         if manifest.get("recall") is not None:
             opened.recall = RecallCurve.of(manifest["recall"])
@@ -248,7 +251,7 @@ class VectorIndex:
             settings: how thoroughly to search; what is None is as in `defaults`.
             allowed_N: true where a row may be returned; None: everywhere.
             excluded: for each query the rows that it must not get, end to end, and Q + 1 bounds.
-                The index is asked for as many rows more.
+                The index is asked for as many rows more; on a GPU for 2,048 at most.
 
         Returns:
             Scores and rows [Q, min(k, N)]; -inf and -1 where fewer were found.
@@ -265,14 +268,21 @@ class VectorIndex:
         if k < 1:
             raise ConfigError(f"k is {k}; it must be at least 1.")
         num_queries, width = len(queries_QD), min(k, len(self))
+        if width > self._most_fetched:
+            raise ConfigError(
+                f"k is {k}; on a GPU FAISS finds at most {self._most_fetched:,} rows. Lower it, or "
+                "leave index_device out."
+            )
         scores_QK = np.full((num_queries, width), -np.inf, np.float32)
         rows_QK = np.full((num_queries, width), -1, np.int64)
-        counts_Q = np.zeros(num_queries, np.int64) if excluded is None else np.diff(excluded[1])
+        counts_Q = np.zeros(num_queries, np.int64)
+        if excluded is not None:
+            counts_Q = distinct_counts(*excluded)  # an event that is repeated costs nothing
         # Queries that need about the same number of rows go together.
         order_Q = np.argsort(counts_Q, kind="stable")
         for start in range(0, num_queries, _QUERIES_AT_ONCE):
             chunk = order_Q[start : start + _QUERIES_AT_ONCE]
-            fetched = min(width + int(counts_Q[chunk].max()), len(self))
+            fetched = min(width + int(counts_Q[chunk].max()), self._most_fetched)
             scores, rows = self._search(queries_QD[chunk], fetched, settings, allowed_N)
             if excluded is not None:
                 scores, rows = without(scores, rows, chunk, *excluded, num_rows=len(self))

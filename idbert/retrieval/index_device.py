@@ -8,6 +8,9 @@ from idbert.errors import ConfigError, MissingExtraError
 IndexDevice: TypeAlias = Literal["cpu", "cuda"]
 """Where an index is searched."""
 
+MOST_ON_GPU = 2048
+"""Rows that FAISS finds for a query on a GPU, at most."""
+
 
 def on_device(faiss: ModuleType, index: Any, device: IndexDevice, factory: str) -> Any:
     """Return the index on a device; on "cpu" the index itself.

@@ -1,6 +1,7 @@
 """Rows that single queries must not get, taken out of what an index found."""
 
 import numpy as np
+from jaxtyping import Int64
 
 
 def without(
@@ -35,3 +36,20 @@ def without(
     rows_QK = np.where(is_gone_QK, -1, rows_QK)
     order_QK = np.argsort(is_gone_QK, axis=1, kind="stable")
     return np.take_along_axis(scores_QK, order_QK, 1), np.take_along_axis(rows_QK, order_QK, 1)
+
+
+def distinct_counts(
+    excluded_T: Int64[np.ndarray, "T"], offsets: Int64[np.ndarray, "_"]
+) -> Int64[np.ndarray, "Q"]:
+    """Return how many different rows each query must not get.
+
+    Args:
+        excluded_T: rows that a query must not get, of all queries, end to end; some come twice.
+        offsets: where each query's begin, and where the last ones end.
+    """
+    queries_T = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order_T = np.lexsort((excluded_T, queries_T))
+    rows_T, queries_T = excluded_T[order_T], queries_T[order_T]
+    is_first_T = np.ones(len(rows_T), dtype=bool)
+    is_first_T[1:] = (rows_T[1:] != rows_T[:-1]) | (queries_T[1:] != queries_T[:-1])
+    return np.bincount(queries_T[is_first_T], minlength=len(offsets) - 1)

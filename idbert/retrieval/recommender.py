@@ -47,7 +47,8 @@ class Recommender:
         model: trained on rows of `vocabulary`; its dropout is switched off.
         vocabulary: the catalogue.
         index: an index of the model's item vectors in the vocabulary's order; None: exact search.
-        max_length: the newest events of a history that the model reads; None: all it can.
+        max_length: most events of a sequence in the model's training; of a history as many
+            positions are read as of these. None: all that it can read.
         search: how thoroughly the index is searched; what is None is as the index says.
         table_precision: in which numbers items are kept for exact search: bfloat16 takes half the
             memory and changes a few recommendations.
@@ -86,8 +87,7 @@ class Recommender:
         self.model.train(False)
         self.vocabulary = vocabulary
         self.index = index
-        limits = [limit for limit in (model.max_length, max_length) if limit is not None]
-        self._max_length = min(limits, default=None)
+        self._max_length = model.history_limit(max_length)
         self._exact = ExactIndex(model.item_vectors()[FIRST_ITEM:], table_precision)
         self._cosine: dict[Layer, ExactIndex] = {}
 
@@ -387,6 +387,10 @@ class Recommender:
         if len(known) == 0:
             raise DataError("none of the histories has an item that the model knows.")
         return known.keys, self.encode(known, behaviour)
+
+    def item_vectors(self, items: slice) -> Float32[np.ndarray, "N _"]:
+        """Return what is searched of some items, by their places: embedding and bias, [N, D+1]."""
+        return self._exact.vectors(np.arange(*items.indices(len(self._exact))))
 
     @property
     def _counts_N(self) -> Int64[np.ndarray, "N"]:

@@ -26,7 +26,6 @@ from idbert.retrieval.query_times import with_query_times
 from idbert.retrieval.recommender import Recommender
 from idbert.retrieval.vector_files import is_written, part_path, write_part
 from idbert.retrieval.vectors import Layer, item_layer_vectors
-from idbert.rows import FIRST_ITEM
 from idbert.tables import Interactions
 
 logger = logging.getLogger(__name__)
@@ -71,8 +70,7 @@ class ItemSource:
         """Return the ids and vectors of the items from `start` to before `stop`."""
         ids = recommender.vocabulary.ids.slice(start, stop - start)
         if self.layer is None:
-            rows = slice(FIRST_ITEM + start, FIRST_ITEM + stop)
-            return ids, recommender.model.item_vectors()[rows].cpu().numpy()
+            return ids, recommender.item_vectors(slice(start, stop))
         vectors = item_layer_vectors(recommender.model, self.layer, slice(start, stop))
         return ids, vectors.cpu().numpy()
 

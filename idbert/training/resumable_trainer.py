@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from idbert import processes
+from idbert.inputs.planned_loader import PlannedLoader
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import WeightAverage
@@ -217,6 +219,11 @@ class ResumableTrainer(Trainer):
     def _folder(self) -> Path:
         return Path(str(self.args.output_dir))
 
+    @cached_property
+    def _data_fingerprint(self) -> str | None:
+        """What tells data of the same size apart; None where the loader cannot."""
+        return self._loader.fingerprint() if isinstance(self._loader, PlannedLoader) else None
+
     @property
     def _origin(self) -> dict[str, Any]:
         """What must be the same when a run is resumed.
@@ -235,6 +242,7 @@ class ResumableTrainer(Trainer):
             "unfreeze_every": self._settings.unfreeze_every,
             "sparse_rows": self._settings.sparse_rows,
             "averaging": "none" if self._average is None else self._average.description,
+            "data": self._data_fingerprint,
         }
 
     @property

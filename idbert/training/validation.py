@@ -30,7 +30,8 @@ class Validation:
         histories: Whole histories (max_length=None), since all seen items are filtered; the model
             reads as much of their newest part as it can hold.
         targets_Q: The vocabulary row of each history's next item.
-        max_length: Newest events of a history that the model reads; None: as many as it can hold.
+        max_length: Most events of a sequence in training; of a history the model reads as many
+            positions as of these. None: as many as it can hold.
         filter_seen: Whether items of a user's history are left out of the ranking.
         users_Q: Whose each target is, users numbered from 0; metrics are means over users of the
             means over their targets. None: each target is another user's.
@@ -80,13 +81,12 @@ def model_score(
         together: Whether the processes of torchrun share out the batches; all call this then.
     """
     rank, step = processes.place() if together else (0, 1)
-    limits = [limit for limit in (model.max_length, validation.max_length) if limit is not None]
     users_QD = model.encode_users(
         islice(
             history_batches(
                 validation.histories,
                 objective=model.objective,
-                max_length=min(limits, default=None),
+                max_length=model.history_limit(validation.max_length),
                 token_budget=batches.token_budget,
                 times=model.config.reads_times,
                 query_times_U=validation.query_times_Q,

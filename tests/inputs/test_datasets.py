@@ -202,8 +202,10 @@ def test_items_keep_their_ids_and_further_columns(tmp_path: Path):
     assert items.item_id.tolist() == ["007", "8"]
     assert items.title.tolist() == ["Emma, with notes", "红楼梦"]
     assert items.price.tolist() == [3, 4]
-    path.write_text(f"item_id,title\n7,a\n{2**53 + 1},b\n")
-    assert read_items(path).item_id.tolist() == [7, 2**53 + 1]
+    path.write_text(f"item_id,title\n7,a\n{2**53 + 1},b\n{2**63 - 1},c\n")
+    assert read_items(path).item_id.tolist() == [7, 2**53 + 1, 2**63 - 1]
+    path.write_text(f"item_id,title\n7,a\n{2**63},b\n")
+    assert read_items(path).item_id.tolist() == ["7", str(2**63)]
 
 
 @pytest.mark.parametrize(

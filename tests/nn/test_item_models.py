@@ -72,6 +72,20 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_logits_at_the_targets(model_c
     torch.testing.assert_close(model(**inputs).loss, expected)
 
 
+@pytest.mark.parametrize(
+    ("model_class", "max_length", "limit"),
+    [
+        (MaskedItemModel, 9, 9),
+        (NextItemModel, 9, 8),  # the newest of 9 events was never read in training
+        (NextItemModel, 17, 16),
+        (NextItemModel, 99, 16),
+        (MaskedItemModel, None, 16),
+    ],
+)
+def test_a_history_is_read_as_far_as_in_training(model_class, max_length, limit):
+    assert build(model_class).history_limit(max_length) == limit
+
+
 @BOTH
 def test_only_positions_with_a_target_reach_the_head(model_class):
     model = build(model_class, head_transform=True)

@@ -1,4 +1,5 @@
 import re
+import signal
 import zlib
 from pathlib import Path
 
@@ -171,11 +172,12 @@ def test_winners_that_do_not_go_together_are_said_and_not_run(tmp_path, log, pre
     assert "The winners do not go together, and are not run. winners: The schedule" in finished.err
 
 
-def test_a_run_that_was_stopped_stops_the_study(tmp_path, log, monkeypatch):
-    monkeypatch.setattr(ablation_runs, "start", lambda *_: UNFINISHED)
+@pytest.mark.parametrize("status", [UNFINISHED, -signal.SIGTERM])
+def test_a_run_that_was_stopped_stops_the_study(tmp_path, log, monkeypatch, status):
+    monkeypatch.setattr(ablation_runs, "start", lambda *_: status)
     finished = commands.run("ablate", write_study(tmp_path))
     assert finished.status == UNFINISHED
-    assert "base-seed0 was stopped. The same command goes on from there." in finished.err
+    assert "base-seed0 was stopped, or another process is at work in it" in finished.err
 
 
 def test_a_run_that_fails_stops_the_study_with_the_end_of_its_log(tmp_path, log, started):

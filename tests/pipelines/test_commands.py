@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from idbert.retrieval.index import VectorIndex
+from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
 from tests.pipelines.commands import SMALL, TINY, run, succeed, weights
 from tests.pipelines.conftest import World
@@ -57,6 +58,39 @@ def test_the_evaluation_prints_both_stages_and_the_baselines(world: World) -> No
     found = {name: of["metrics"] for name, of in metrics["test"].items()}
     assert all({"diversity@10", "serendipity@10"} <= set(of) for of in found.values())
     assert found["popularity"]["serendipity@10"] == 0 < found["finetuned"]["diversity@10"]
+
+
+def test_runs_before_and_after_a_change_of_the_log_are_not_compared(
+    world: World, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    world.events.to_csv(log, index=False)
+    data = f"--data.source={log}"
+    succeed("rec_pretrain", "--run", tmp_path / "before", data, *TINY)
+    item = world.events["item_id"].max()
+    more = pd.DataFrame({"user_id": range(900, 930), "item_id": item, "timestamp": 2_000_000_000})
+    pd.concat([world.events, more]).to_csv(log, index=False)
+    succeed("rec_pretrain", "--run", tmp_path / "after", data, *TINY)
+    finished = run(
+        "rec_evaluate", "--run", tmp_path / "after", "--compare", f"[{tmp_path / 'before'}]"
+    )
+    assert finished.status == 2 and "knows another catalogue" in finished.message
+
+
+def test_without_a_file_the_first_users_are_shown_and_the_others_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    read = Recommender.recommend_batches
+    monkeypatch.setattr(
+        *(Recommender, "recommend_batches"),
+        lambda self, histories, *of, **options: (
+            asked.append(histories) or read(self, histories, *of, **options)
+        ),
+    )
+    out = succeed("rec_recommend", "--run", world.finetuned, "--k=1").out
+    assert out.count("newest events:") == 20 and "... and 44 more; --output FILE" in out
+    assert len(asked[0].user_offsets()) == 20 + 1
 
 
 def test_two_runs_of_one_name_both_stand_in_the_table(world: World, tmp_path: Path) -> None:

@@ -115,6 +115,20 @@ def test_excluded_and_not_allowed_rows_never_come(factory: str) -> None:
         assert (scores[query][:-1] >= scores[query][1:]).all()
 
 
+def test_rows_that_are_excluded_twice_are_asked_for_once(monkeypatch) -> None:
+    index, fetched = built(), []
+    search = index._search
+    monkeypatch.setattr(index, "_search", lambda q, k, *a: fetched.append(k) or search(q, k, *a))
+    twice = np.array([3, 5, 3, 3, 5, 7]), np.array([0, 5, 6])
+    index.search(vectors(2), 4, excluded=twice)
+    assert fetched == [4 + 2]
+    index._most_fetched = 5  # as on a GPU
+    index.search(vectors(2), 4, excluded=twice)
+    assert fetched[1:] == [5]
+    with pytest.raises(ConfigError, match="k is 6; on a GPU FAISS finds at most 5 rows"):
+        index.search(vectors(2), 6)
+
+
 def test_filters_change_nothing_but_what_they_forbid() -> None:
     queries, allowed = vectors(50, seed=2), np.arange(300) % 3 > 0
     filters = {"allowed_N": allowed, "excluded": excluded_lists(50, 300)}

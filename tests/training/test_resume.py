@@ -25,6 +25,7 @@ from tests.training.small import (
     build_model,
     checkpoint_steps,
     die,
+    histories,
     weights_sha256,
 )
 
@@ -267,6 +268,15 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     for name in ("learning_rate", "weight_decay"):  # the optimizer's state would overrule it
         with pytest.raises(CheckpointError, match=f"with {name} 0.01, and now it is 0.5"):
             build(tmp_path, epochs=2, **{name: 0.5}).train_or_resume()
+
+
+def test_other_data_of_the_same_size_is_refused(tmp_path, monkeypatch):
+    build(tmp_path, epochs=1).train_or_resume()
+    walks = histories()
+    walks[7][2:4] = walks[7][3:1:-1]
+    monkeypatch.setattr("tests.training.small.histories", lambda: walks)
+    with pytest.raises(CheckpointError, match="written with data .*, 6 batches, and now it is"):
+        build(tmp_path, epochs=2).train_or_resume()
 
 
 def test_a_checkpoint_that_does_not_tell_a_setting_is_taken(tmp_path):
