@@ -72,8 +72,8 @@ def main(config: NlpPredictSettings) -> None:
     parts = PredictedParts.open(
         output,
         run,
-        Path(config.input),
-        {"text_columns": list(settings.text_columns)},
+        Path(config.input).expanduser(),
+        {"text_columns": list(settings.text_columns), "probabilities": config.probabilities},
         config.chunk_rows,
     )
     begun = time.monotonic()
@@ -82,7 +82,7 @@ def main(config: NlpPredictSettings) -> None:
             texts[chunk],
             None if pairs is None else pairs[chunk],
             allow_empty=config.allow_empty,
-            probabilities=True,
+            probabilities=config.probabilities,
         )
         parts.write(chunk, predicted)
         rate = (chunk.stop - parts.first) / (time.monotonic() - begun)

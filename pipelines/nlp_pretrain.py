@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -129,9 +130,13 @@ def main(config: NlpPretrainSettings) -> None:
         tokenizer, model = open_trained(run) if trained else open_model(config, corpus)
         dev = held_out_data(config, corpus, tokenizer, model)
     if not trained:
+        data = data_of(corpus.train, config, tokenizer, model, seed=config.training.seed)
+        # Sampled losses may draw tokens by how often they occur.
+        counts_V = np.bincount(data.token_ids, minlength=model.config.vocab_size)
+        model.loss.fit(torch.from_numpy(counts_V))
         trainer = build_planned_trainer(
             model,
-            data_of(corpus.train, config, tokenizer, model, seed=config.training.seed),
+            data,
             config.batches,
             config.training,
             output_dir=run.checkpoints,

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy import sparse
 
 from idbert.errors import ConfigError, ShapeError
 
@@ -116,10 +117,13 @@ def all_paired(
     }
 
 
-def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled_means(
+    values: np.ndarray | sparse.csr_array, resamples: int, seed: int
+) -> Float64[np.ndarray, "_ _"]:
     """Return the means over users of each resample: [users, metrics] -> [resamples, metrics]."""
-    draws = drawn_counts(len(values), resamples, seed, chunk_bytes=CHUNK_BYTES)
-    return np.concatenate([counts @ values / len(values) for counts in draws])
+    size = values.shape[0]
+    draws = drawn_counts(size, resamples, seed, chunk_bytes=CHUNK_BYTES)
+    return np.concatenate([counts @ values / size for counts in draws])
 
 
 def drawn_counts(

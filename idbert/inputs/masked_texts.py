@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 from transformers import PreTrainedTokenizerBase
 
 from idbert.errors import ConfigError
@@ -47,6 +47,11 @@ class MaskedTextData(PlannedData):
     def __len__(self) -> int:
         """Return the number of sequences."""
         return len(self.encoded)
+
+    @property
+    def token_ids(self) -> Integer[np.ndarray, "T"]:
+        """All tokens, end to end."""
+        return self.encoded.ids
 
     @property
     def input_lengths(self) -> Int64[np.ndarray, "N"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 from transformers import PreTrainedTokenizerBase
 
 from idbert.errors import ConfigError, DataError
@@ -154,6 +154,11 @@ class SentencePairData(PlannedData):
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self._firsts_N)
+
+    @property
+    def token_ids(self) -> Integer[np.ndarray, "T"]:
+        """All tokens of the segments, end to end."""
+        return self.segments.tokens.ids
 
     @property
     def input_lengths(self) -> Int64[np.ndarray, "N"]:

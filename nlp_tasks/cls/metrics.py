@@ -19,6 +19,9 @@ from sklearn.metrics import (
 from idbert.errors import ConfigError, DataError, ShapeError
 from nlp_tasks.cls.labels import Kind, LabelMap
 
+MOST_CONFUSED = 256
+"""Classes of the largest confusion matrix that is written down: their square is its size."""
+
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "single": ("accuracy", "macro_f1", "micro_f1"),
     "multi": ("subset_accuracy", "micro_f1", "macro_f1", "map"),
@@ -155,13 +158,13 @@ def evaluation_of(predictions: Predictions) -> dict[str, Any]:
     """Return all figures as plain values, for metrics.json.
 
     "rows" and the figures of `classification_metrics`; "per_class" where there are classes; and
-    "confusion" where every row has one.
+    "confusion" where every row has one, of `MOST_CONFUSED` classes at most.
     """
     kind = predictions.labels.kind
     value: dict[str, Any] = {"rows": len(predictions), **classification_metrics(predictions)}
     if kind != "number":
         value["per_class"] = per_class(predictions)
-    if kind == "single":
+    if kind == "single" and predictions.labels.num_outputs <= MOST_CONFUSED:
         value["confusion"] = confusion(predictions).tolist()
     return value
 

@@ -14,6 +14,7 @@ from nlp_tasks.cls.metrics import (
     DEFAULT_METRIC,
     METRICS_OF,
     Predictions,
+    class_arrays,
     classification_metrics,
     confusion,
     per_class,
@@ -178,19 +179,18 @@ def _matrix(predictions: Predictions) -> list[list[tuple[int, float]]]:
 
 def _confusions(predictions: Predictions) -> list[tuple[str, str, int, float]]:
     """Return the most frequent confusions: true and predicted label, count, share of the true."""
-    counts_CC = confusion(predictions)
-    support_C = counts_CC.sum(axis=1)
-    names = predictions.labels.names
-    np.fill_diagonal(counts_CC, 0)
-    order = np.argsort(-counts_CC, axis=None, kind="stable")[:MOST_CONFUSIONS]
-    pairs = [divmod(int(place), len(names)) for place in order]
+    targets, decisions = class_arrays(predictions)
+    is_wrong = targets != decisions
+    pairs, counts = np.unique(
+        np.stack([targets[is_wrong], decisions[is_wrong]]), axis=1, return_counts=True
+    )
+    names, support_C = predictions.labels.names, np.bincount(targets)
     return [
         (
-            names[true],
-            names[taken],
-            int(counts_CC[true, taken]),
-            counts_CC[true, taken] / support_C[true],
+            names[pairs[0, place]],
+            names[pairs[1, place]],
+            int(counts[place]),
+            counts[place] / support_C[pairs[0, place]],
         )
-        for true, taken in pairs
-        if counts_CC[true, taken]
+        for place in np.argsort(-counts, kind="stable")[:MOST_CONFUSIONS]
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float64, Shaped
+from scipy import sparse
 
 from idbert.errors import ConfigError, DataError, suggestion
 from idbert.evaluation.bootstrap import (
@@ -76,14 +77,19 @@ def paired_rows(
         )
     _check(metric, a)
     metric_of = _metric_of(metric)
-    stacked = np.concatenate([_row_sums(metric, a), _row_sums(metric, b)], axis=1)
+    sums = [_row_sums(metric, predictions) for predictions in (a, b)]
+    stacked = (
+        sparse.hstack(sums, format="csr")
+        if sparse.issparse(sums[0])
+        else np.concatenate(sums, axis=1)
+    )
 
     def difference(means: Float64[np.ndarray, "_ _"]) -> Float64[np.ndarray, "_"]:
         means_a, means_b = np.split(means, 2, axis=1)
         between: np.ndarray = metric_of(means_a) - metric_of(means_b)
         return between
 
-    whole = difference(stacked.mean(axis=0, keepdims=True))
+    whole = difference(np.asarray(stacked.mean(axis=0)).reshape(1, -1))
     drawn = difference(resampled_means(stacked, resamples, seed))
     return PairedDifference(float(whole[0]), *percentile_interval(drawn, level))
 
@@ -98,26 +104,38 @@ def _check(metric: str, predictions: Predictions) -> None:
         )
 
 
-def _row_sums(metric: str, predictions: Predictions) -> Float64[np.ndarray, "N _"]:
-    """Return what each row adds to the sums that a metric is computed from."""
+def _row_sums(
+    metric: str, predictions: Predictions
+) -> Float64[np.ndarray, "N _"] | sparse.csr_array:
+    """Return what each row adds to the sums that a metric is computed from, [N, sums].
+
+    Sparse for F1, to which a row adds at most two numbers a label that it has or is given.
+    """
     targets, decisions = predictions.targets, predictions.decisions
     if metric in ("accuracy", "subset_accuracy"):
         correct = targets == decisions
         return np.asarray(correct.reshape(len(correct), -1).all(axis=1)[:, None], np.float64)
     if metric in ("macro_f1", "micro_f1"):
-        targets, decisions = class_arrays(predictions)
-        if targets.ndim == 1:
-            classes = np.arange(predictions.labels.num_outputs)
-            targets, decisions = targets[:, None] == classes, decisions[:, None] == classes
-        hits = (targets > 0) & (decisions > 0)
-        either = (targets > 0).astype(np.float64) + (decisions > 0)
-        return np.concatenate([hits, either], axis=1)
+        borne, given = (
+            _label_matrix(classes, predictions.labels.num_outputs)
+            for classes in class_arrays(predictions)
+        )
+        return sparse.hstack([borne * given, borne + given], format="csr")
     x, y = decisions.astype(np.float64), targets.astype(np.float64)
     if metric == "pearson":
         x, y = standardised(x), standardised(y)  # or squares of large numbers drown differences
         return np.stack([x, y, x * x, y * y, x * y], axis=1)
     errors = np.abs(x - y)[:, None]
     return errors**2 if metric == "mse" else errors
+
+
+def _label_matrix(classes: Shaped[np.ndarray, "N ..."], num_classes: int) -> sparse.csr_array:
+    """Return 1 where a row has a label: [N, C], of classes [N] or of ones and zeros [N, C]."""
+    if classes.ndim == 2:
+        return sparse.csr_array((classes > 0).astype(np.float64))
+    places = np.arange(len(classes))
+    shape = (len(classes), num_classes)
+    return sparse.csr_array((np.ones(len(classes)), (places, classes)), shape=shape)
 
 
 def standardised(values_N: Shaped[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:

@@ -69,7 +69,10 @@ def twin_of(model: nn.Module) -> Encoder | None:
         twin = Encoder(EncoderConfig(**{name: getattr(model.config, name) for name in BERT_FIELDS}))
     if twin.state_dict().keys() != weights.keys():  # an adapter, positions of another kind
         return None
+    trained = {name: weight.requires_grad for name, weight in weights.items()}
     twin.load_state_dict(weights, assign=True)
+    for name, weight in weights.items():  # torch lets the twin's own say whether they are trained
+        weight.requires_grad_(trained[name])
     return twin
 
 
@@ -140,7 +143,8 @@ def _by_twin(model: BertModel, twin: Encoder) -> Any:
 
     def by_twin(**inputs: Any) -> Any:
         given = {name for name, value in inputs.items() if value is not None and value is not False}
-        if not given <= {*TEXT_FIELDS, "return_dict"} or "input_ids" not in given:
+        checkpoints = model.training and model.is_gradient_checkpointing
+        if not given <= {*TEXT_FIELDS, "return_dict"} or "input_ids" not in given or checkpoints:
             return plain(**inputs)
         twin.train(model.training)
         return twin(**{name: inputs[name] for name in TEXT_FIELDS if name in inputs})

@@ -201,7 +201,11 @@ class TextSearch:
             DataError: there are not k other texts.
         """
         scores_NK, rows_NK = all_pairs_neighbours(
-            self._vectors(), k, cosine=self.settings.cosine, progress=progress
+            self._vectors(),
+            k,
+            cosine=self.settings.cosine,
+            device=str(self.model.device),
+            progress=progress,
         )
         return pd.DataFrame(
             {
@@ -227,7 +231,11 @@ class TextSearch:
             ConfigError: the threshold is no cosine, or this index cannot give its vectors back.
         """
         clusters = near_duplicates(
-            self._vectors(), threshold, cosine=self.settings.cosine, progress=progress
+            self._vectors(),
+            threshold,
+            cosine=self.settings.cosine,
+            device=str(self.model.device),
+            progress=progress,
         )
         rows = np.concatenate([np.empty(0, np.int64), *clusters])
         numbers = np.repeat(np.arange(1, len(clusters) + 1), [len(rows) for rows in clusters])

@@ -99,6 +99,9 @@ def build_towers(
     opened = None
     if holds_towers(source):
         opened = _open(source, config_kwargs=dropout_arguments(settings.encoder))
+        if any(opened.prompts.values()):
+            logger.info("%s: its prompts are left out, for towers are trained without", source)
+        opened.prompts, opened.default_prompt_name = {}, None
         if isinstance(opened[0], Router):
             return _opened_pair(opened, settings, source)
         first = opened[0]
@@ -117,11 +120,7 @@ def build_towers(
     rest = _behind(first, [] if opened is None else list(opened)[1:], settings)
     modules = _as_pair([first, *rest]) if settings.two_towers else [first, *rest]
     with quietly():
-        towers = SentenceTransformer(
-            modules=modules,
-            prompts=None if opened is None else opened.prompts,
-            default_prompt_name=None if opened is None else opened.default_prompt_name,
-        )
+        towers = SentenceTransformer(modules=modules)
     return towers.float().eval()
 
 

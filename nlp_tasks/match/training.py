@@ -1,7 +1,9 @@
 """Training of towers: sentence-transformers' trainer, made resumable, under our settings."""
 
+import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -35,6 +37,8 @@ from nlp_tasks.match.pairs import PairExamples
 from nlp_tasks.match.settings import MatchBatchSettings
 from nlp_tasks.match.tower_encoders import encoder_of_module
 from nlp_tasks.match.towers import DOCUMENT, QUERY
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -233,16 +237,39 @@ def build_match_trainer(
             f"The loss '{loss.name}' takes the other pairs of a batch for negatives, and there are "
             "none in batches of 1. Give larger batches, or more pairs."
         )
+    planned = PairBatches(dataset, batches.size, unique, batches.by_length)
+    if unique:
+        _warn_of_repeated_texts(planned)
     return MatchTrainer(
         towers,
         module,
-        PairBatches(dataset, batches.size, unique, batches.by_length),
+        planned,
         settings,
         output_dir=Path(output_dir),
         evaluate=evaluate,
         metrics=metrics,
         callbacks=callbacks,
     )
+
+
+def _warn_of_repeated_texts(batches: PairBatches) -> None:
+    """Say how many pairs cannot be trained on in an epoch, for each text stands once in a batch."""
+    num_pairs, num_batches = len(batches.dataset), len(batches)
+    for column in text_columns(batches.dataset):
+        counts = Counter(batches.dataset[column])
+        placed = sum(min(count, num_batches) for count in counts.values())
+        if placed < num_pairs:
+            text, count = counts.most_common(1)[0]
+            logger.warning(
+                "at most %d of %d pairs are trained on in an epoch of %d batches: a text stands "
+                "once in a batch, and %r, for one, is in %d pairs. Set a smaller batches.size, or "
+                "batches.unique=false",
+                placed,
+                num_pairs,
+                num_batches,
+                text[:40],
+                count,
+            )
 
 
 def _check_settings(

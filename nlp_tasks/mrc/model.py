@@ -1,5 +1,6 @@
 """The reader on a pretrained encoder: backbone, and heads for start, end and has-answer."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from idbert.nn.backbone import BackbonePreTrainedModel
-from idbert.nn.checkpoints import WEIGHT_FILES, find_file, read_tensors
+from idbert.nn.blocks.block import NO_BLOCK
+from idbert.nn.checkpoints import CONFIG_FILES, WEIGHT_FILES, find_file, read_tensors
 from idbert.nn.encoder import Encoder
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.structure import StructureSettings
@@ -98,6 +100,11 @@ class ReaderModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _take_head(self, folder_or_name: str | Path) -> None:
+        theirs = json.loads(find_file(str(folder_or_name), CONFIG_FILES, {}).read_text("utf-8"))
+        own = (NO_BLOCK, self.config.fusion)
+        if (theirs.get("block", NO_BLOCK), theirs.get("fusion", "last")) != own:
+            logger.info("%s: its head read another structure, and is left out", folder_or_name)
+            return
         head = self.heads.qa_outputs
         tensors = read_tensors(find_file(str(folder_or_name), WEIGHT_FILES, {}))
         found = {

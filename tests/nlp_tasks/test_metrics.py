@@ -174,6 +174,11 @@ def test_all_figures_can_be_written_as_json_and_are_those_of_the_kind():
         assert ("per_class" in value, "confusion" in value) == (kind != "number", kind == "single")
 
 
+def test_a_confusion_matrix_too_large_to_read_is_left_out(monkeypatch):
+    monkeypatch.setattr("nlp_tasks.cls.metrics.MOST_CONFUSED", 2)
+    assert "confusion" not in evaluation_of(random_predictions("single"))
+
+
 # resampling -----------------------------------------------------------------------------------
 
 

@@ -94,6 +94,14 @@ def test_concurrent_softmax_is_its_formula():
         torch.testing.assert_close(loss(logits, targets)[row], expected)
 
 
+def test_concurrent_softmax_multiplies_in_float32_under_autocast():
+    loss = fitted("concurrent_softmax")
+    logits, targets = world(loss)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(logits, targets)
+    assert torch.equal(found, loss(logits, targets))
+
+
 def test_concurrent_softmax_keeps_a_label_far_below_the_others():
     """Relative to the highest logit, 60, the competitor's exponential is 1e-29 and still counts."""
     loss = build("concurrent_softmax", {"use_rates": False}, num_outputs=3)

@@ -88,6 +88,19 @@ def test_parts_of_another_input_are_made_anew(folder, tmp_path, monkeypatch):
     assert table["prediction"].tolist() == texts(60, seed=3)["label"].tolist()
 
 
+def test_probabilities_that_nobody_asked_for_are_not_kept(folder, tmp_path, monkeypatch):
+    write(texts(6, seed=2), tmp_path / "in.jsonl")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = []
+    settings = ("--input=~/in.jsonl", "--output", tmp_path / "out.csv")
+    monkeypatch.setattr(
+        "pipelines.nlp_output.PredictedParts.remove",
+        lambda parts: kept.append(parts.read().column_names),
+    )
+    succeed("nlp_predict", "--run", folder / "run", *settings)
+    assert kept == [["prediction", "probability"]]
+
+
 def test_a_folder_that_only_bears_the_name_of_the_parts_is_left_alone(folder, tmp_path):
     write(texts(6, seed=2), tmp_path / "in.jsonl")
     foreign = tmp_path / "out.csv.parts" / "notes.txt"

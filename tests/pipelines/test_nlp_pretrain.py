@@ -73,6 +73,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("distribution", ["popularity", "in_batch", "mixed"])
+def test_negatives_may_be_drawn_by_how_often_tokens_occur(distribution, folder, tmp_path):
+    options = f'--loss.options={{"negatives": 8, "distribution": "{distribution}"}}'
+    data = f"--data.train={folder / 'circle.txt'}"
+    succeed(
+        *("nlp_pretrain", "--run", tmp_path / "run", data, "--loss.name=sampled", options),
+        *("--architecture.hidden_size=8", *TINY),
+    )
+
+
 def command(folder: Path, run_folder: Path, *settings: object) -> tuple[object, ...]:
     """Return nlp_pretrain of the BERT on the reviews; later settings win."""
     data = ("--model", folder / "bert", "--data.train", folder / "reviews.jsonl")

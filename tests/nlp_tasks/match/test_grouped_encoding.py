@@ -94,6 +94,30 @@ def test_the_twin_of_a_bert_has_its_very_weights(tmp_path):
     assert not any(buffer.is_meta for buffer in twin_of(model).buffers())
 
 
+def test_what_is_frozen_stays_frozen(tmp_path):
+    bert_folder(tmp_path / "bert")
+    model = build_towers(tmp_path / "bert", TowerSettings())[0].model
+    model.embeddings.requires_grad_(False)
+    trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    assert twin_of(model) is not None
+    assert {name: w.requires_grad for name, w in model.named_parameters()} == trained
+    assert not all(trained.values()) and any(trained.values())
+
+
+def test_gradient_checkpointing_reaches_the_layers(tmp_path):
+    bert_folder(tmp_path / "bert")
+    towers = build_towers(tmp_path / "bert", TowerSettings()).train()
+    features, calls = towers.preprocess(SHORT_TEXTS), []
+    first = towers[0].model.encoder.layer[0]
+    first.register_forward_hook(lambda *_: calls.append(1))
+    for checkpoints in (False, True):
+        if checkpoints:
+            towers[0].model.gradient_checkpointing_enable()
+        with GroupedEncoding(towers).active():
+            towers(dict(features))["sentence_embedding"].sum().backward()
+        assert bool(calls) == checkpoints  # without them the twin's layers are computed
+
+
 def test_gradients_are_those_of_whole_batches_and_padding_has_none(tmp_path):
     bert_folder(tmp_path / "bert")
     towers = build_towers(tmp_path / "bert", TowerSettings())

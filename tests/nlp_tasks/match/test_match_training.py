@@ -219,6 +219,18 @@ def test_settings_of_training_act(tmp_path, plain, change: dict):
     assert not equal(plain, trained(tmp_path, settings, **WITH_CLASSIFIER))
 
 
+def test_pairs_that_fit_into_no_batch_are_told(tmp_path, caplog):
+    examples = pairs(36, "none")
+    repeated = replace(examples, seconds=["the same answer"] * 30 + examples.seconds[30:])
+    loss = MatchLossSettings("in_batch")
+    trainer_of(tmp_path, loss=loss, examples=examples)
+    assert "are trained on in an epoch" not in caplog.text
+    trainer_of(tmp_path, loss=loss, examples=repeated)
+    placed = 5 + len(set(examples.seconds[30:]))
+    assert f"at most {placed} of 36 pairs are trained on in an epoch of 5 batches" in caplog.text
+    assert "'the same answer', for one, is in 30 pairs" in caplog.text
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, plain):
     settings = replace(SETTINGS, epochs=1, gradient_checkpointing=True)
     checkpointed = trained(tmp_path, settings, **WITH_CLASSIFIER)

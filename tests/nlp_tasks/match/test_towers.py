@@ -157,6 +157,15 @@ def test_what_is_left_out_stays_as_the_model_has_it(bert: Path, tmp_path: Path):
     assert other.get_embedding_dimension() == HIDDEN
 
 
+def test_prompts_are_left_out_of_what_is_trained_without(bert: Path, tmp_path: Path, caplog):
+    prompted = build_towers(bert, TowerSettings())
+    prompted.prompts, prompted.default_prompt_name = {"query": "good bad "}, "query"
+    caplog.set_level("INFO")
+    towers = build_towers(saved(prompted, tmp_path / "towers"), TowerSettings())
+    assert not any(towers.prompts.values()) and towers.default_prompt_name is None
+    assert "its prompts are left out" in caplog.text
+
+
 def test_the_pooler_starts_from_the_checkpoints_own(bert: Path):
     towers = build_towers(bert, TowerSettings(pooling="pooler"))
     ours = build_towers(bert, TowerSettings(pooling="pooler", structure=OWN))

@@ -103,6 +103,13 @@ def test_a_head_is_only_taken_over_where_it_fits(tmp_path, bert, caplog):
     block = StructureSettings(block=BlockSettings("dgcnn"))
     behind = ReaderModel.build(bert, head_from=tmp_path / "reader", structure=block)
     assert not torch.equal(behind.heads.qa_outputs.weight, source.heads.qa_outputs.weight)
+    caplog.clear()
+    residual = StructureSettings(
+        block=BlockSettings("dgcnn"), residual=ResidualSettings("sum"), fusion=FusionSettings()
+    )
+    ReaderModel.build(bert, structure=residual).save_pretrained(tmp_path / "behind")
+    ReaderModel.build(bert, head_from=tmp_path / "behind")
+    assert "its head read another structure, and is left out" in caplog.text
 
 
 def test_the_softmax_loss_is_that_of_transformers_where_all_positions_count(bert):

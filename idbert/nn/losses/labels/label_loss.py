@@ -114,7 +114,8 @@ class LabelLoss(nn.Module):
                 f"Targets of kind '{self.kind}' for logits {list(logits_BC.shape)} have the shape "
                 f"{list(expected)}, not {list(targets.shape)}."
             )
-        return self.row_losses(logits_BC.to(_wide(logits_BC)), targets)
+        with torch.autocast(logits_BC.device.type, enabled=False):  # products too
+            return self.row_losses(logits_BC.to(_wide(logits_BC)), targets)
 
     def row_losses(
         self, logits_BC: Float[Tensor, "B C"], targets: Shaped[Tensor, "..."]
