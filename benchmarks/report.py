@@ -127,7 +127,10 @@ def replaced(page: str, name: str, section: str) -> str:
 
 
 def shown(arguments: Sequence[str]) -> str:
-    """Return arguments as anybody may give them: without --write, and of paths the last name."""
+    """Return arguments as anybody may give them, without --write.
+
+    Of paths out of this repository the last name alone.
+    """
     words: list[str] = []
     skips = False
     for word in arguments:
@@ -138,7 +141,8 @@ def shown(arguments: Sequence[str]) -> str:
             continue
         skips = False
         option, equals, value = word.rpartition("=")
-        words.append(option + equals + (Path(value).name if os.sep in value else value))
+        is_elsewhere = Path(value).is_absolute() or ".." in Path(value).parts
+        words.append(option + equals + (Path(value).name if is_elsewhere else value))
     return shlex.join(words)
 
 

@@ -29,6 +29,8 @@ def test_the_command_that_is_shown_names_no_folder_of_a_machine():
     given = ["--data", "/a/b/ml-1m.parquet", "--peers=/c/peers", "--write", "/d/page.md"]
     assert shown([*given, "--hidden", "64"]) == "--data ml-1m.parquet --peers=peers --hidden 64"
     assert shown(["--write", "--small"]) == "--small"
+    inside = ["runs/studies/parts", "--recipe=pipelines/recipes/a.yaml", "../peers"]
+    assert shown(inside) == "runs/studies/parts --recipe=pipelines/recipes/a.yaml peers"
 
 
 def test_the_spread_has_the_median_and_the_ends_of_the_passes():

@@ -99,9 +99,9 @@ class LossSettings:
     options: dict[str, Any] = field(default_factory=dict)
     """What the loss can be told. full, chunked: label_smoothing, the share of a target that is
     spread evenly over all items (0); the other losses never see all items. chunked: chunk_size, the
-    targets scored at a time (1024). sampled: negatives (1024) and distribution (log_uniform;
-    uniform, popularity with its power of 0.75, in_batch, mixed). gbce: negatives (256) and
-    calibration (0.75). bce: negatives (1)."""
+    targets scored at a time (what a CPU's caches hold, 64 to 1024; else 1024). sampled: negatives
+    (1024) and distribution (log_uniform; uniform, popularity with its power of 0.75, in_batch,
+    mixed). gbce: negatives (256) and calibration (0.75). bce: negatives (1)."""
 
     def __post_init__(self) -> None:
         _options_of(self)
