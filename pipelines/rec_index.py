@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from idbert.errors import CheckpointError, ConfigError, IdbertError
 from idbert.inputs.vocabulary import Vocabulary
@@ -17,9 +16,9 @@ from idbert.retrieval.recommender import Recommender
 from idbert.retrieval.vector_files import read_parts
 from idbert.rows import FIRST_ITEM
 from idbert.run_dir import MARKER, RunDir
-from idbert.tables import USER
+from idbert.tables import Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
-from pipelines.corridor import EXPORTED, STAGES, log_settings_of, read_log
+from pipelines.corridor import EXPORTED, STAGES, log_settings_of, open_prepared, read_log
 
 USER_INDEX = "user_index"
 """Folder of the users' index inside a run."""
@@ -136,11 +135,16 @@ def _user_vectors(
     run: RunDir, sample: int | None = None, seed: int = 0
 ) -> tuple[pa.Array, np.ndarray]:
     """Return the users of the run's log, or so many of them, and one vector each."""
-    log = read_log(log_settings_of(run).data)
+    data = log_settings_of(run).data
+    log = open_prepared(data) or read_log(data)
     if sample is not None:
-        users = log.column(USER).unique()
-        drawn = np.random.default_rng(seed).permutation(len(users))[:sample]
-        log = log.filter(pc.is_in(log.column(USER), value_set=users.take(pa.array(drawn))))
+        is_table = isinstance(log, Interactions)
+        count = len(log.user_offsets()) - 1 if is_table else len(log.events)
+        kept_U = np.isin(np.arange(count), np.random.default_rng(seed).permutation(count)[:sample])
+        if isinstance(log, Interactions):
+            log = log.filter(np.repeat(kept_U, np.diff(log.user_offsets())))
+        else:
+            log = log.of_users(kept_U)
     return Recommender.load(run.path, index=False).user_vectors(log)
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.prepared_log import PreparedLog
 from idbert.retrieval.exact import TablePrecision
 from idbert.retrieval.index_device import IndexDevice
 from idbert.retrieval.index_settings import SearchSettings
@@ -19,7 +21,13 @@ from idbert.retrieval.recommender import USERS_AT_ONCE, Recommender
 from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
-from pipelines.corridor import STAGES, log_settings_of, read_histories_of, read_titles
+from pipelines.corridor import (
+    STAGES,
+    log_settings_of,
+    open_prepared,
+    read_histories_of,
+    read_titles,
+)
 
 SHOWN_EVENTS = 5
 """Newest events of a history that are printed above its recommendations."""
@@ -100,17 +108,11 @@ def main(config: RecRecommendSettings) -> None:
             table_precision=config.table_precision,
         )
     item_type = recommender.vocabulary.ids.type
-    histories: Interactions | list[list[Any]]
+    histories: Interactions | PreparedLog | list[list[Any]]
     if config.items is not None:
-        histories = [_ids(config.items, item_type, "items")]
-        num_users = 1
+        histories, num_users = [_ids(config.items, item_type, "items")], 1
     else:
-        histories = _histories(run, config, item_type)
-        bounds = histories.user_offsets()
-        num_users = len(bounds) - 1
-        if config.output is None:  # nobody reads the lists of all others
-            shown = int(bounds[min(SHOWN_USERS, num_users)])
-            histories = histories.with_table(histories.table.slice(0, shown))
+        histories, num_users = _histories(run, config, item_type)
     with stage("recommend"):
         batches = recommender.recommend_batches(
             histories,
@@ -127,30 +129,51 @@ def main(config: RecRecommendSettings) -> None:
             logger.info("%d recommendations in %s", count, config.output)
             return
         table = pa.Table.from_batches(list(batches), batches.schema).to_pandas()
+    assert not isinstance(histories, PreparedLog)
     _print(table, histories, read_titles(log_settings_of(run).data, item_type))
     if num_users > SHOWN_USERS:
         print(f"... and {num_users - SHOWN_USERS} more; --output FILE writes all.")
 
 
-def _histories(run: RunDir, config: RecRecommendSettings, item_type: pa.DataType) -> Interactions:
-    """Return the events to recommend for.
+def _histories(
+    run: RunDir, config: RecRecommendSettings, item_type: pa.DataType
+) -> tuple[Interactions | PreparedLog, int]:
+    """Return the events to recommend for, and how many users are asked for.
+
+    Where the lists are printed, only those of the first users are made. All of a prepared log stay
+    where they are mapped.
 
     Raises:
-        DataError: none of the users asked for is in the histories.
+        DataError: one of the users asked for is not in the histories.
     """
     data = log_settings_of(run).data
-    log = read_histories_of(data, config.histories, item_type)
-    if config.users is None:
-        return log
-    wanted = pa.array(_ids(config.users, log.column(USER).type, "users"), log.column(USER).type)
-    if not len(wanted):
-        raise ConfigError("users is empty. Name at least one, or leave it out for all.")
-    chosen = log.filter(pc.is_in(log.column(USER), value_set=wanted))
-    missing = sorted(set(wanted.to_pylist()) - set(chosen.column(USER).to_pylist()))
-    if missing:
-        source = config.histories or data.source
-        raise DataError(f"{len(missing)} users are not in {source}, the first is {missing[0]!r}.")
-    return chosen
+    prepared = open_prepared(data) if config.histories is None else None
+    log = prepared or read_histories_of(data, config.histories, item_type)
+    users = (
+        log.events.users
+        if isinstance(log, PreparedLog)
+        else log.column(USER).take(pa.array(log.user_offsets()[:-1])).combine_chunks()
+    )
+    kept_U = np.ones(len(users), dtype=bool)
+    if config.users is not None:
+        wanted = pa.array(_ids(config.users, users.type, "users"), users.type)
+        if not len(wanted):
+            raise ConfigError("users is empty. Name at least one, or leave it out for all.")
+        missing = wanted.filter(pc.invert(pc.is_in(wanted, value_set=users))).unique()
+        if len(missing):
+            raise DataError(
+                f"{len(missing)} users are not in {config.histories or data.source}, the first is "
+                f"{min(missing.to_pylist())!r}."
+            )
+        kept_U = pc.is_in(users, value_set=wanted).to_numpy(zero_copy_only=False)
+    num_users = int(kept_U.sum())
+    if config.output is None:
+        kept_U[np.flatnonzero(kept_U)[SHOWN_USERS:]] = False
+    elif num_users == len(users):
+        return log, num_users
+    if isinstance(log, PreparedLog):
+        return log.of_users(kept_U).interactions(), num_users
+    return log.filter(np.repeat(kept_U, np.diff(log.user_offsets()))), num_users
 
 
 def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:

@@ -5,14 +5,14 @@ Parts of the log are slices of these arrays, so that training reads only the pag
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from idbert.errors import DataError
 from idbert.inputs.cuts import Cut, SplitSettings, TimeSplitSettings, cut_log
@@ -95,6 +95,10 @@ class PreparedLog:
         """Return all events that come before the targets, of tested users or not, in memory."""
         known = self._until(self._cuts[("validation", "test").index(part)].ends_U)
         return known.replaced(weights=None).of_users(known.lengths > 0).packed()
+
+    def of_users(self, kept_U: Bool[np.ndarray, "U"]) -> "PreparedLog":
+        """Return the log of some users alone, in memory; the catalogue stays the same."""
+        return replace(self, events=self.events.of_users(kept_U).packed())
 
     def interactions(
         self,

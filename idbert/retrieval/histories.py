@@ -13,6 +13,7 @@ from jaxtyping import Int32, Int64
 
 from idbert.errors import DataError
 from idbert.inputs.interactions import InteractionSettings, read_interactions
+from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.sequences import Sequences
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import UNK
@@ -26,9 +27,10 @@ History: TypeAlias = Sequence[str] | Sequence[int] | np.ndarray | pd.Series
 HistoryList: TypeAlias = Sequence[History] | np.ndarray | pd.Series
 """One history a user, as a list, an array or a Series of them."""
 
-HistoryTable: TypeAlias = pd.DataFrame | pa.Table | Interactions
+HistoryTable: TypeAlias = pd.DataFrame | pa.Table | Interactions | PreparedLog
 """Columns user_id and item_id; where there is a timestamp it orders a user's rows, else their place
-does; a behaviour is read where the vocabulary knows behaviours."""
+does; a behaviour is read where the vocabulary knows behaviours. Or a prepared log, which is mapped
+and not copied where its catalogue is the vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Histories:
 
     key: str
     keys: pa.Array
-    rows_T: Int64[np.ndarray, "T"]
+    rows_T: Int64[np.ndarray, "T"] | Int32[np.ndarray, "T"]
     offsets: Int64[np.ndarray, "_"]
     behaviours_T: Int32[np.ndarray, "T"] | None
     num_skipped: int
@@ -94,7 +96,7 @@ class Histories:
         """Return them as sequences, to be made into batches."""
         return Sequences(
             self.keys,
-            self.rows_T.astype(np.int32),
+            self.rows_T.astype(np.int32, copy=False),
             self.offsets,
             times=self.times_T,
             behaviours=self.behaviours_T,
@@ -115,6 +117,10 @@ def read_histories(histories: HistoryList | HistoryTable, vocabulary: Vocabulary
     """
     if isinstance(histories, pd.DataFrame | pa.Table):
         histories = _read_table(histories, with_behaviours=bool(vocabulary.behaviours))
+    if isinstance(histories, PreparedLog):
+        if histories.vocabulary.fingerprint() == vocabulary.fingerprint():
+            return _mapped(histories)
+        histories = histories.interactions()
     if isinstance(histories, Interactions):
         offsets = histories.user_offsets()
         key, items = USER, histories.column(ITEM)
@@ -151,6 +157,20 @@ def read_histories(histories: HistoryList | HistoryTable, vocabulary: Vocabulary
         None if behaviours_T is None else behaviours_T[known_T],
         num_skipped,
         None if times_T is None else times_T[known_T],
+    )
+
+
+def _mapped(log: PreparedLog) -> Histories:
+    """Return the users of a log whose rows are the model's own."""
+    events = log.events
+    return Histories(
+        USER,
+        events.users,
+        events.items,
+        events.offsets,
+        events.behaviours,
+        0,
+        events.times if log.times_are_real else None,
     )
 
 

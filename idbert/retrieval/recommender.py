@@ -263,7 +263,8 @@ class Recommender:
         if has_items_U.any():
             known = read.not_empty()
             users_UD = self.encode(known, behaviour)
-            excluded = (known.rows_T - FIRST_ITEM, known.offsets) if filter_seen else None
+            seen_T = known.rows_T.astype(np.int64) - FIRST_ITEM
+            excluded = (seen_T, known.offsets) if filter_seen else None
             if use_index and self.index is not None:
                 found = self.index.search(
                     users_UD, k, self._search, allowed_N=allowed_N, excluded=excluded

@@ -43,6 +43,25 @@ def test_training_on_a_prepared_log_equals_training_on_the_log(
         figures = [(folder / stage / "metrics.json").read_text() for folder in (read, mapped)]
         assert figures[0] == figures[1]
     assert (read / "lists.csv").read_text() == (mapped / "lists.csv").read_text()
+    for some in ((), ("--users=3,7",), ("--users=7", "--output", tmp_path / "some.csv")):
+        shown = [succeed("rec_recommend", "--run", of / "b", *some).out for of in (read, mapped)]
+        assert shown[0] == shown[1]
+    missing = run("rec_recommend", "--run", mapped / "b", "--users=3,99,77")
+    assert (
+        missing.status == 1 and "2 users are not in" in missing.message and "77" in missing.message
+    )
+
+
+def test_lists_and_indexes_of_a_prepared_log_read_no_table(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    succeed("rec_pretrain", "--run", folder, f"--data.source={prepared}", *TINY)
+    monkeypatch.setattr(PreparedLog, "interactions", lambda *_: pytest.fail("a table was made"))
+    succeed("rec_recommend", "--run", folder, "--output", tmp_path / "lists.csv")
+    auto = ("--factory=auto", "--auto.exact_below=1", "--auto.queries=5")
+    assert "items in place of users" not in succeed("rec_index", "--run", folder, *auto).err
+    succeed("rec_index", "--run", folder, "--users=true")
 
 
 def test_a_finished_preparation_is_not_done_again_and_keeps_no_stages(log: Path, prepared: Path):
