@@ -86,10 +86,13 @@ class RunDir:
             raise ConfigError(
                 f"{self.path} exists and is not a run folder. Name another one with --run."
             )
-        hold(self.path)
-        if is_run and (self.is_complete or self.checkpoints.exists()):
+        is_complete = is_run and self.is_complete
+        is_kept = is_complete or (is_run and self.checkpoints.exists())
+        if is_kept:
             self._check_same(stage, yaml.safe_load(_yaml(config)))
-        else:  # new, or given up before its training began: over a misspelt column, say
+        if not is_complete:  # else nothing is left to write
+            hold(self.path)
+        if not is_kept:  # new, or given up before its training began: over a misspelt column, say
             self._write_marker(stage, complete=False, files={})
             self.write_yaml("config.yaml", config)
 

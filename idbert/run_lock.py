@@ -1,4 +1,4 @@
-"""One process at a time works in a folder: two would delete each other's checkpoints."""
+"""One process at a time writes in a folder: two would delete each other's checkpoints."""
 
 import os
 from pathlib import Path
@@ -17,8 +17,8 @@ _held: dict[Path, int] = {}
 def hold(folder: Path) -> None:
     """Keep other processes out of a folder until `release_all`, or the end of this one.
 
-    The system lets go of it when this process ends, be it by kill -9. File systems that know no
-    locks are gone without.
+    The system lets go of it when this process ends, be it by kill -9. A folder that cannot be
+    written to, or on a file system that knows no locks, is gone without.
 
     Args:
         folder: Made if absent; held by this process already, it stays so.
@@ -27,10 +27,13 @@ def hold(folder: Path) -> None:
         BusyError: another process holds it.
     """
     folder = folder.resolve()
-    if fcntl is None or folder in _held:
+    if fcntl is None or (folder in _held and _is_there(folder, _held[folder])):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -43,7 +46,7 @@ def hold(folder: Path) -> None:
     except OSError:
         os.close(file)
         return
-    if not _is_there(folder / LOCK, file):  # its last owner has just taken it away
+    if not _is_there(folder, file):  # its last owner has just taken it away
         os.close(file)
         hold(folder)
         return
@@ -56,9 +59,24 @@ def release_all() -> None:
     """Let other processes into all folders that this one holds."""
     while _held:
         folder, file = _held.popitem()
-        (folder / LOCK).unlink(missing_ok=True)
+        if _is_there(folder, file):
+            (folder / LOCK).unlink()
         os.close(file)
 
 
-def _is_there(path: Path, file: int) -> bool:
-    return path.exists() and path.stat().st_ino == os.fstat(file).st_ino
+def _is_there(folder: Path, file: int) -> bool:
+    """Say whether the folder's lock is this open file."""
+    try:
+        return (folder / LOCK).stat().st_ino == os.fstat(file).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _let_go_in_child() -> None:
+    """Close what a forked process has inherited, or it would hold on behind its parent's end."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)

@@ -79,7 +79,7 @@ def make_runs(pipeline: str, runs: Sequence[Run], metric: str | None) -> pd.Data
 
     Raises:
         DataError: a run failed, or measured no such metric.
-        Unfinished: SIGTERM came; what was running has saved a checkpoint.
+        Unfinished: SIGTERM came; a training that was running has saved a checkpoint.
     """
     study = runs[0].folder.parent
     seconds = _known_seconds(study / TABLE)
@@ -124,7 +124,8 @@ def make(pipeline: str, run: Run, is_enough: Callable[[], bool] | None = None) -
     Raises:
         ConfigError: the command refuses a setting.
         DataError: it failed otherwise.
-        Unfinished: it was stopped, by `is_enough` too, and has saved a checkpoint.
+        Unfinished: it was stopped, by `is_enough` too, where it was training with a checkpoint
+            saved; or another process is at work in its folder.
     """
     with written_aside(run.settings) as aside:
         aside.write_text(_yaml(run), encoding="utf-8")

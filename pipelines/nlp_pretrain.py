@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from transformers import PreTrainedTokenizerBase
 
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.batch_plan import BatchSettings
-from idbert.inputs.label_tokens import add_label_tokens
+from idbert.inputs.label_tokens import add_label_tokens, label_ids
 from idbert.inputs.tokenizers import open_tokenizer
 from idbert.inputs.word_masking import WordMaskingSettings
 from idbert.nn.losses.catalogue import LossSettings
@@ -131,9 +132,7 @@ def main(config: NlpPretrainSettings) -> None:
         dev = held_out_data(config, corpus, tokenizer, model)
     if not trained:
         data = data_of(corpus.train, config, tokenizer, model, seed=config.training.seed)
-        # Sampled losses may draw tokens by how often they occur.
-        counts_V = np.bincount(data.token_ids, minlength=model.config.vocab_size)
-        model.loss.fit(torch.from_numpy(counts_V))
+        model.loss.fit(torch.from_numpy(target_counts(data, tokenizer, model.config.vocab_size)))
         trainer = build_planned_trainer(
             model,
             data,
@@ -194,6 +193,16 @@ def open_model(
 def open_trained(run: RunDir) -> tuple[PreTrainedTokenizerBase, MaskedWordModel]:
     """Open what a finished training has saved."""
     return open_tokenizer(run.path / TOKENIZER_FOLDER), load_word_model(run.model)
+
+
+def target_counts(
+    data: WordData, tokenizer: PreTrainedTokenizerBase, vocab_size: int
+) -> Int64[np.ndarray, "V"]:
+    """Return how often each token occurs that may be a target; by them a sampled loss may draw."""
+    counts_V = np.bincount(data.token_ids, minlength=vocab_size)
+    never = set(tokenizer.all_special_ids) - set(label_ids(tokenizer).values())
+    counts_V[list(never)] = 0
+    return counts_V
 
 
 def data_of(

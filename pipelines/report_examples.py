@@ -32,7 +32,8 @@ class Shown:
     Attributes:
         histories: of each of them, whole.
         targets_n: the rows of what came next; None where that is not known.
-        times_n: when that was, in microseconds since 1970-01-01 UTC; None where it is not known.
+        times_n: when that was, or the newest event, in microseconds since 1970-01-01 UTC; None
+            where it is not known.
     """
 
     histories: Sequences
@@ -54,7 +55,9 @@ def first_asked(users: Validation) -> Shown:
 def first_histories(settings: LogSettings, vocabulary: Vocabulary) -> Shown:
     """Return the first users of a log that was trained on as a whole."""
     events = read_split_log(settings, vocabulary).train(WHOLE)
-    return Shown(_of_places(events, np.arange(min(EXAMPLES, len(events)))))
+    first = _of_places(events, np.arange(min(EXAMPLES, len(events))))
+    newest = None if first.times is None else first.times[first.stops - 1]
+    return Shown(first, times_n=newest)
 
 
 def _of_places(events: Sequences, places: Int64[np.ndarray, "n"]) -> Sequences:

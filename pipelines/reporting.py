@@ -19,6 +19,7 @@ from idbert.nn.item_models import ItemModel, load_item_model
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
+from idbert.run_lock import hold
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import logger, naming_plugins_of, stage
@@ -65,6 +66,7 @@ def _is_trained(run: RunDir) -> bool:
         RunDir.open(run.path)
     except CheckpointError as error:
         if run.is_complete:
+            hold(run.path)
             logger.warning("%s It is made again from the newest checkpoint.", error)
         return False
     return True

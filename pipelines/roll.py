@@ -143,6 +143,11 @@ def windows_of(config: RollSettings) -> list[Run]:
     for path, _ in leaves(base):
         if path.startswith(OF_THE_WINDOWS):
             raise ConfigError(f"The recipe sets {path}, which each window has its own of.")
+    if dict(leaves(base)).get("split.train_until") == "end":
+        raise ConfigError(
+            "The recipe sets split.train_until=end, which trains on the windows themselves. Leave "
+            "it out, or say test."
+        )
     import_plugins(base.get("plugins", ()))
     runs = []
     for window in range(config.windows):
@@ -152,11 +157,6 @@ def windows_of(config: RollSettings) -> list[Run]:
             checked = settings_from(config_class, dict(settings))
         except ConfigError as error:
             raise ConfigError(f"window {window + 1}: {error}") from None
-        if not checked.split.withheld_parts:
-            raise ConfigError(
-                "The recipe sets split.train_until=end, which trains on the windows themselves. "
-                "Leave it out, or say test."
-            )
         if not checked.split.has_validation and config.validation != RollSettings.validation:
             raise ConfigError(
                 f"validation={config.validation:g} cannot act with split.train_until=test, which "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from idbert.errors import ConfigError, DataError
 from idbert.run_dir import RunDir
+from idbert.run_lock import hold
 from idbert.training.curve import curve_so_far
 from idbert.training.metric import is_smaller_better
 from pipelines.ablation_plan import Variant
@@ -142,6 +143,7 @@ def _try(given: SearchSettings, search: Search, study: "Study", trial: "Trial") 
     except Unfinished:
         if not watch.has_ended_it:
             raise
+        hold(folder)  # or what a search that was killed has left at work would lose them
         shutil.rmtree(RunDir(folder).checkpoints, ignore_errors=True)
         study.tell(trial, state=TrialState.PRUNED)
         logger.info("ended early: %s", watch.last)

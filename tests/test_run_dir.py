@@ -12,7 +12,7 @@ import pytest
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.run_dir import ESSENTIAL, RunDir
-from idbert.run_lock import release_all
+from idbert.run_lock import LOCK, hold, release_all
 
 CONFIG: dict[str, Any] = {"seed": 1, "model": {"hidden_size": 64, "rates": [0.1, 1e-5]}}
 
@@ -48,9 +48,40 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
     words = f"BusyError: Another process (number {os.getpid()}) is at work in {tmp_path / 'a'}"
     assert refused.returncode == 1 and words in refused.stderr
     release_all()
-    assert [path.name for path in (tmp_path / "a").glob(".*")] == []
+    assert list((tmp_path / "a").glob(".*")) == []
     assert subprocess.run(command).returncode == 0
     RunDir.create(tmp_path / "a", "x", {})  # that process has ended
+
+
+def test_a_folder_that_was_removed_is_held_anew(tmp_path: Path) -> None:
+    RunDir.create(tmp_path / "a", "x", {})
+    shutil.rmtree(tmp_path / "a")
+    RunDir.create(tmp_path / "a", "x", {})
+    assert (tmp_path / "a" / LOCK).read_text() == str(os.getpid())
+    release_all()
+
+
+def test_a_forked_process_does_not_hold_on(tmp_path: Path) -> None:
+    hold(tmp_path)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)  # alive until the folder has been held anew
+        os._exit(0)
+    try:
+        release_all()
+        hold(tmp_path)
+        release_all()
+    finally:
+        os.write(writing, b"x")
+        os.waitpid(child, 0)
+
+
+def test_a_finished_run_is_not_held(tmp_path: Path) -> None:
+    finished_run(tmp_path / "a")
+    release_all()
+    RunDir.create(tmp_path / "a", "finetune", CONFIG)
+    assert not (tmp_path / "a" / LOCK).exists()
 
 
 def test_a_creation_that_was_killed_is_completed_by_the_next(tmp_path: Path) -> None:

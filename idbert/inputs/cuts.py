@@ -82,6 +82,11 @@ class SplitSettings:
     def __post_init__(self) -> None:
         if self.targets < 1:
             raise ConfigError(f"targets is {self.targets}; withhold 1 event of each user or more.")
+        if self.train_until == "end" and (self.targets > 1 or self.time != TimeSplitSettings()):
+            raise ConfigError(
+                "train_until=end withholds nothing, so that targets and the cuts of a time split "
+                "cannot act. Leave them out."
+            )
         if self.name == "leave_last_out" and self.time != TimeSplitSettings():
             raise ConfigError(
                 "the cuts of a time split cannot act with leave_last_out. Set name=global_time, or "
@@ -130,7 +135,8 @@ def cut_log(
 ) -> tuple[Cut, Cut]:
     """Return where the settings cut a log for validation, and where for the test.
 
-    Which events are trained on: see `SplitSettings.trained_until`.
+    Which events are trained on: see `SplitSettings.trained_until`. Where all are, nothing is
+    withheld.
 
     Args:
         offsets: U + 1 bounds of the users' events, oldest first.
@@ -141,6 +147,9 @@ def cut_log(
         DataError: no user has enough events; or, of a time split, times are positions or a part
             would be empty.
     """
+    if settings.train_until == "end":
+        none = Cut(offsets[1:], np.zeros(len(offsets) - 1, np.int64))
+        return none, none
     if settings.name == "global_time":
         return _time_cuts(offsets, times_T, settings.time, settings.targets)
     return _last_cuts(offsets, settings.targets)

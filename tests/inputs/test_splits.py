@@ -101,6 +101,13 @@ def test_to_the_end_the_whole_log_is_trained_on(name):
     log = random_log()
     parts = split(log, SplitSettings(name, train_until="end"))
     assert names(parts.train) == names(log)
+    assert len(parts.validation) == len(parts.test) == 0
+    short = log.with_table(log.table.slice(0, 1))
+    assert len(split(short, SplitSettings(name, train_until="end")).train) == 1
+    with pytest.raises(ConfigError, match="train_until=end withholds nothing"):
+        SplitSettings(name, targets=2, train_until="end")
+    with pytest.raises(ConfigError, match="train_until=end withholds nothing"):
+        SplitSettings("global_time", TimeSplitSettings(test_until=0.95), train_until="end")
 
 
 def test_users_with_two_events_stay_in_train_and_are_counted(caplog: pytest.LogCaptureFixture):

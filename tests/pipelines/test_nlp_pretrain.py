@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
 from idbert.errors import CheckpointError, ConfigError, DataError
+from idbert.inputs.label_tokens import add_label_tokens
+from idbert.inputs.tokenizers import open_tokenizer
 from idbert.inputs.word_masking import WordMaskingSettings
 from idbert.nn.config import EncoderSettings
 from idbert.nn.encoder import Encoder
@@ -22,8 +25,10 @@ from nlp_tasks.cls import Classifier
 from nlp_tasks.pretrain import validation
 from nlp_tasks.pretrain.corpus import CorpusSettings, hold_out
 from nlp_tasks.pretrain.masked_data import masked_data
+from nlp_tasks.pretrain.pairs import TextPairs
 from nlp_tasks.pretrain.report import PretrainContent, pretrain_report_html
 from nlp_tasks.pretrain.validation import Piece
+from pipelines.nlp_pretrain import NlpPretrainSettings, data_of, target_counts
 from tests.nlp_tasks.text_world import WORDS, bert_folder, texts, write
 from tests.pipelines.commands import run, succeed, weights
 
@@ -81,6 +86,19 @@ def test_negatives_may_be_drawn_by_how_often_tokens_occur(distribution, folder, 
         *("nlp_pretrain", "--run", tmp_path / "run", data, "--loss.name=sampled", options),
         *("--architecture.hidden_size=8", *TINY),
     )
+
+
+def test_special_tokens_are_no_targets_and_labels_are(folder):
+    config = NlpPretrainSettings(model=str(folder / "bert"))
+    tokenizer = open_tokenizer(folder / "bert")
+    add_label_tokens(tokenizer, ["good", "bad"])
+    pairs = TextPairs(["good w1"] * 3, ["w2"] * 3, ["good", "bad", "good"])
+    model = SimpleNamespace(config=SimpleNamespace(type_vocab_size=2))
+    data = data_of(pairs, config, tokenizer, model, seed=0)
+    counts_V = target_counts(data, tokenizer, len(tokenizer))
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    found = {token: count for token, count in zip(tokens, counts_V, strict=True) if count}
+    assert found == {"good": 3, "w1": 3, "w2": 3, "[LABEL_good]": 2, "[LABEL_bad]": 1}
 
 
 def command(folder: Path, run_folder: Path, *settings: object) -> tuple[object, ...]:

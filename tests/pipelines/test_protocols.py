@@ -95,6 +95,10 @@ def test_a_model_may_be_trained_on_the_whole_log(
     for part in ("validation", "test"):
         refused = run("rec_evaluate", "--run", folder, f"--part={part}")
         assert refused.status == 2 and "was trained on the whole log" in refused.message
+    if command == "rec_finetune":
+        times = ("--model.time_bias.name=log", "--model.time_bias.query_time=true", *usual)
+        succeed(command, "--run", tmp_path / "timed", source, until, *times)
+        assert (tmp_path / "timed/report.html").read_text().count("<h3>User ") == 5
     succeed("rec_index", "--run", folder)
     assert "rank" in succeed("rec_recommend", "--run", folder, "--users=1", "--k=2").out
 
