@@ -8,6 +8,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.flat_arrays import event_chunks
 from idbert.inputs.user_slices import Sequences, offsets_of
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import UNK
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MICROSECONDS_A_DAY = 86_400 * 10**6
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class SequenceSettings:
     session_gap_s: float | None = None
     """Cut each user's training events wherever two are more than so many seconds apart: every
     session is a sequence of its own. null: one sequence a user. Held-out histories stay whole."""
+    half_life_days: float | None = None
+    """Events count less in the loss the older they are: half as much for each so many days before
+    the newest event of the training part, times their own weight, if they have one. What is popular
+    now is then told from what was popular once. null: all alike."""
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
@@ -57,6 +64,10 @@ class SequenceSettings:
         if self.session_gap_s is not None and not self.session_gap_s >= 0:
             raise ConfigError(
                 f"session_gap_s is {self.session_gap_s}; it must be at least 0 seconds, or null."
+            )
+        if self.half_life_days is not None and not self.half_life_days > 0:
+            raise ConfigError(
+                f"half_life_days is {self.half_life_days}; it must be above 0 days, or null."
             )
         if self.window_stride is None:
             return
@@ -81,8 +92,8 @@ def build_sequences(
 
     Events whose item is not in the vocabulary are left out, as they are when recommending; then
     only the newest `max_length` events of a user are kept, or with `window_stride` all of them, in
-    several sequences that are slices. All is counted and logged. Weights are divided by their mean
-    over the kept events, so that they do not change the learning rate.
+    several sequences that are slices. All is counted and logged. Weights, those of age included,
+    are divided by their mean over the kept events, so that they do not change the learning rate.
 
     Args:
         interactions: sorted by user and time, as `read_interactions` returns them.
@@ -91,14 +102,14 @@ def build_sequences(
 
     Raises:
         DataError: item ids of another type than the vocabulary's; behaviours missing or unknown;
-            weights that are all zero; sessions of events without real times.
+            weights that are all zero; sessions or ages of events without real times.
     """
     if settings.session_gap_s is not None:
         whole, _ = _in_rows(interactions, vocabulary, SequenceSettings(None, 0), mean_is_1=False)
         part = cut(whole, settings)
         return part if settings.window_stride is not None else part.packed()
     sequences, num_short = _in_rows(interactions, vocabulary, settings, mean_is_1=True)
-    sequences = in_windows(sequences, settings)
+    sequences = in_windows(weighted_by_age(sequences, settings.half_life_days), settings)
     log_left_out(sequences, settings, num_short)
     return sequences
 
@@ -147,7 +158,7 @@ def cut(whole: Sequences, settings: SequenceSettings) -> Sequences:
         settings: sessions, lengths and windows; users without events are always left out.
 
     Raises:
-        DataError: there are sessions and no real times, or the weights are all zero.
+        DataError: there are sessions or ages and no real times, or the weights are all zero.
     """
     if settings.session_gap_s is not None:
         whole = whole.sessions(settings.session_gap_s)
@@ -160,8 +171,41 @@ def cut(whole: Sequences, settings: SequenceSettings) -> Sequences:
         seen_T = part.replaced(times=None, behaviours=None).packed().weights
         assert seen_T is not None
         part = part.replaced(weights=part.weights / mean_weight(seen_T))
-    part = in_windows(part, settings)
+    part = in_windows(weighted_by_age(part, settings.half_life_days), settings)
     log_left_out(part, settings, num_short)
+    return part
+
+
+def weighted_by_age(sequences: Sequences, half_life_days: float | int | None) -> Sequences:
+    """Return slices whose events count 0.5^(age / half-life) times as much in the loss, mean 1.
+
+    Args:
+        sequences: weights may be there already.
+        half_life_days: in which an event's weight halves, counted from the newest event that is
+            seen; None: nothing is changed.
+
+    Raises:
+        DataError: there are no real times.
+    """
+    if half_life_days is None or not sequences.lengths.any():
+        return sequences
+    if sequences.times is None:
+        raise DataError(
+            "events are weighed by their age, and these have only an order. Leave half_life_days "
+            "out, or set time_column or time_unit if the log has times."
+        )
+    newest = sequences.times[sequences.stops[sequences.lengths > 0] - 1].max()
+    weights_T = np.empty(len(sequences.times), np.float32)
+    for chunk in event_chunks(len(weights_T)):
+        # What is not seen may be newer than what is.
+        age_T = (newest - sequences.times[chunk]).clip(min=0) / MICROSECONDS_A_DAY
+        weights_T[chunk] = np.exp2(-age_T / half_life_days)
+        if sequences.weights is not None:
+            weights_T[chunk] *= sequences.weights[chunk]
+    part = sequences.replaced(weights=weights_T)
+    seen_T = part.replaced(times=None, behaviours=None).packed().weights
+    assert seen_T is not None
+    weights_T /= mean_weight(seen_T)
     return part
 
 
