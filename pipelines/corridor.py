@@ -15,6 +15,7 @@ from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.datasets import DATASETS, NamedDataset, named_dataset, read_items
 from idbert.inputs.interactions import InteractionSettings, read_interactions
+from idbert.inputs.popularity import PopularitySettings
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.vocabulary import Vocabulary
@@ -91,6 +92,8 @@ class LogSettings:
 class CorridorSettings(LogSettings, RunFolder):
     """The settings that pretraining and fine-tuning have in common."""
 
+    popularity: PopularitySettings = field(default_factory=PopularitySettings)
+    """How scores follow what has been popular lately"""
     batches: BatchSettings = field(default_factory=BatchSettings)
     """Length buckets under a token budget"""
 

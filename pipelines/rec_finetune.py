@@ -77,6 +77,7 @@ def main(config: RecFinetuneSettings) -> None:
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
     validation = log.validation(config.sequences.max_length)
+    shift = log.popularity_shift(config.popularity)
     del log  # its tables are as large as the sequences
     build = partial(
         NextItemModel.build,
@@ -86,6 +87,7 @@ def main(config: RecFinetuneSettings) -> None:
         loss=config.loss,
         item_counts=vocabulary.counts_V,
         attributes=read_attributes(config.data, vocabulary),
+        popularity_shift=shift,
     )
     check_memory_first(build, sequences, None, config.batches, config.training, validation)
     torch.manual_seed(config.training.seed)

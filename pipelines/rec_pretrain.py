@@ -93,6 +93,7 @@ def main(config: RecPretrainSettings) -> None:
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
     validation = log.validation(config.sequences.max_length)
+    shift = log.popularity_shift(config.popularity)
     del log  # its tables are as large as the sequences
     is_mixed = config.objective == "mixed"
     build: Callable[[], ItemModel] = partial(
@@ -104,6 +105,7 @@ def main(config: RecPretrainSettings) -> None:
         item_counts=vocabulary.counts_V,
         is_causal=is_mixed and config.mixed.used_as == "next",
         attributes=read_attributes(config.data, vocabulary),
+        popularity_shift=shift,
     )
     check_memory_first(
         build, sequences, config.masking, config.batches, config.training, validation

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.popularity import PopularitySettings, popularity_shift
 from idbert.inputs.prepared_log import Part, PreparedLog
 from idbert.inputs.queries import one_by_one
 from idbert.inputs.sequences import Sequences, SequenceSettings, build_sequences
@@ -36,6 +38,16 @@ class SplitLog:
         if isinstance(self.parts, PreparedLog):
             return self.parts.train(settings)
         return build_sequences(self.parts.train, self.vocabulary, settings)
+
+    def popularity_shift(self, settings: PopularitySettings) -> Float32[np.ndarray, "V"] | None:
+        """Return what the items' scores are shifted by; None where the settings ask for nothing.
+
+        Raises:
+            DataError: there are no real times.
+        """
+        if settings.recent_days is None:
+            return None
+        return popularity_shift(self.train(WHOLE), len(self.vocabulary), settings)
 
     def held_out(self, part: Part, max_length: int | None) -> Validation:
         """Return target rows with their whole histories, user by user.

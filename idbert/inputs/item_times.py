@@ -12,6 +12,9 @@ TimeInput: TypeAlias = Literal["none", "events", "queries"]
 is recommended, which in training is the time of the item to be named."""
 
 MICROSECONDS = 1_000_000
+"""Of a second; times are counted in them."""
+
+DAY = 86_400 * MICROSECONDS
 
 
 def check_times(times_T: Int64[np.ndarray, "T"] | None, wanted: TimeInput) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.flat_arrays import event_chunks
+from idbert.inputs.item_times import DAY
 from idbert.inputs.user_slices import Sequences, offsets_of
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import UNK
@@ -24,8 +25,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-MICROSECONDS_A_DAY = 86_400 * 10**6
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def weighted_by_age(sequences: Sequences, half_life_days: float | int | None) ->
     weights_T = np.empty(len(sequences.times), np.float32)
     for chunk in event_chunks(len(weights_T)):
         # What is not seen may be newer than what is.
-        age_T = (newest - sequences.times[chunk]).clip(min=0) / MICROSECONDS_A_DAY
+        age_T = (newest - sequences.times[chunk]).clip(min=0) / DAY
         weights_T[chunk] = np.exp2(-age_T / half_life_days)
         if sequences.weights is not None:
             weights_T[chunk] *= sequences.weights[chunk]

@@ -73,6 +73,7 @@ def bert_obstacles(config: EncoderConfig) -> list[str]:
         "attributes of items": config.num_attributes > 0,
         f"times of events (time_bias '{config.time_bias}')": config.time_bias != "none",
         f"layer fusion (fusion '{config.fusion}')": config.fusion != "last",
+        "a shift of popularity": config.shifts_popularity,
         f"a dense layer behind the fusion (width {config.fusion_width})": (
             config.fusion_width is not None
         ),

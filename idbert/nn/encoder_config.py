@@ -93,6 +93,8 @@ class EncoderConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     temperature: float | int = 1.0
     """What similarities are divided by in the scores; where it is learned, its first value."""
     learned_temperature: bool = False
+    shifts_popularity: bool = False
+    """Whether scores have a shift of each item's popularity beside its learned bias."""
     loss: str = "full"
     loss_options: dict[str, Any] | None = None
     tie_word_embeddings: bool = True

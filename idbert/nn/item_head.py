@@ -47,16 +47,18 @@ class HeadTransform(nn.Module):
 class ItemHead(nn.Module):
     """What the scores have beside the item embeddings, which are the encoder's own (tied).
 
-    score = similarity(transform(hidden), embedding) / temperature + bias
+    score = similarity(transform(hidden), embedding) / temperature + bias + shift
 
     The similarity is the inner product, or the cosine: that of vectors at norm 1.
 
     Without head_transform the transform is the identity; or a dense layer without a bias, where
-    the backbone's vectors are not as wide as the embeddings that they are compared with.
+    the backbone's vectors are not as wide as the embeddings that they are compared with. The shift
+    is no parameter, and not in the loss: what has been popular lately, in place of what was popular
+    in training (see `inputs.popularity`).
 
     Args:
         config: vocab_size, hidden_size, head_transform, hidden_act, layer_norm_eps, similarity,
-            temperature and learned_temperature are read.
+            temperature, learned_temperature and shifts_popularity are read.
         input_width: Width of the backbone's vectors; None for hidden_size.
     """
 
@@ -72,6 +74,9 @@ class ItemHead(nn.Module):
         elif input_width != width:
             self.transform = nn.Linear(input_width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        shift_V = torch.zeros(config.vocab_size) if config.shifts_popularity else None
+        self.register_buffer("shift_V", shift_V)
+        self.shift_V: Tensor | None
         self.is_cosine = config.similarity == "cosine"
         self.first_temperature = float(config.temperature)
         self.log_temperature: nn.Parameter | None = None
@@ -84,6 +89,14 @@ class ItemHead(nn.Module):
         if self.log_temperature is None:
             return self.first_temperature
         return LEAST_LEARNED_TEMPERATURE + self.log_temperature.exp()
+
+    @property
+    def biases(self) -> Float[Tensor, "V"]:
+        """What a score has beside the similarity: the learned bias, and the shift if there is one.
+
+        The loss knows the learned bias alone.
+        """
+        return self.bias if self.shift_V is None else self.bias + self.shift_V
 
     @property
     def first_log_temperature(self) -> float:

@@ -51,8 +51,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
     """Base of the item models; use `MaskedItemModel`, `NextItemModel` or `MixedItemModel`.
 
     A score is transform(hidden) . item embedding + item bias, or a cosine in place of the inner
-    product, over a temperature (see `ItemHead`). Vectors of users and items carry the bias as one
-    more component, so that their inner product is the score.
+    product, over a temperature, perhaps with a shift (see `ItemHead`). Vectors of users and items
+    carry the bias as one more component, so that their inner product is the score.
 
     Raises:
         ConfigError: the config is of the other direction.
@@ -107,6 +107,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         item_counts: Int64[np.ndarray, "V"] | None = None,
         is_causal: bool | None = None,
         attributes: Int64[np.ndarray, "V _"] | None = None,
+        popularity_shift: Float32[np.ndarray, "V"] | None = None,
     ) -> Model:
         """Make an untrained model; its weights are drawn from torch's global generator.
 
@@ -120,6 +121,8 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
                 masked one; None: as the class says.
             attributes: Numbers of each row's attributes, from 1 on, filled up with 0, as
                 `inputs.attributes.attribute_rows` makes them; None: items have none.
+            popularity_shift: What is added to each row's score, but in the loss, as
+                `inputs.popularity.popularity_shift` makes it; None: nothing.
 
         Raises:
             ConfigError: the settings do not fit one another, or the loss is told to draw more
@@ -139,7 +142,10 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         if attributes is not None:
             config.num_attributes = int(attributes.max())
             config.attributes_per_item = attributes.shape[1]
+        config.shifts_popularity = popularity_shift is not None
         model = cls(config)
+        if model.head.shift_V is not None and popularity_shift is not None:
+            model.head.shift_V.copy_(torch.from_numpy(popularity_shift))
         if model._attributes is not None:
             model._attributes.rows_VG.copy_(torch.from_numpy(attributes))
         if item_counts is not None:
@@ -232,7 +238,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         their scores mean nothing.
         """
         keys_VD = self.head.keys(self._embedding_VD)
-        return torch.cat([keys_VD, self.head.bias[:, None]], dim=1).float()
+        return torch.cat([keys_VD, self.head.biases[:, None]], dim=1).float()
 
     @torch.no_grad()
     def encode_users(

@@ -43,8 +43,8 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         self.loss.unit_rows = self.head.is_cosine and self.loss.normalises_rows
 
     def scores(self, hidden: Float[Tensor, "... _"]) -> Float[Tensor, "... V"]:
-        """Return the scores of all rows at any of the backbone's vectors."""
-        return self.head.queries(hidden) @ self.head.keys(self._embedding_VD).T + self.head.bias
+        """Return the scores of all rows at any of the backbone's vectors, with shifts if any."""
+        return self.head.queries(hidden) @ self.head.keys(self._embedding_VD).T + self.head.biases
 
     def loss_at_targets(
         self,
@@ -139,6 +139,10 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         kept = min(len(bias_V), len(self.head.bias))
         bias_V[:kept] = self.head.bias.detach()[:kept]
         self.head.bias = nn.Parameter(bias_V)
+        if self.head.shift_V is not None:
+            shift_V = torch.zeros_like(bias_V)
+            shift_V[:kept] = self.head.shift_V[:kept]
+            self.head.shift_V = shift_V
         if self._attributes is not None:
             self._attributes.resize(len(bias_V))
         return embeddings
@@ -148,5 +152,7 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         super()._init_weights(module)
         if isinstance(module, ItemHead):
             init.zeros_(module.bias)
+            if module.shift_V is not None:
+                init.zeros_(module.shift_V)
             if module.log_temperature is not None:
                 init.constant_(module.log_temperature, module.first_log_temperature)

@@ -87,6 +87,32 @@ def test_a_history_is_read_as_far_as_in_training(model_class, max_length, limit)
 
 
 @BOTH
+def test_a_shift_moves_scores_and_vectors_but_not_the_loss(model_class, tmp_path):
+    shift_V = np.linspace(-2, 2, VOCAB_SIZE, dtype=np.float32)
+    plain, shifted = (
+        model_class.build(small(), vocab_size=VOCAB_SIZE, popularity_shift=shift).eval()
+        for shift in (None, shift_V)
+    )
+    shifted.load_state_dict(plain.state_dict() | {"head.shift_V": torch.from_numpy(shift_V)})
+    inputs = batch()
+    assert torch.equal(plain(**inputs).loss, shifted(**inputs).loss)
+    moved = shifted(**without_labels(inputs)).logits - plain(**without_labels(inputs)).logits
+    torch.testing.assert_close(moved, torch.from_numpy(shift_V).expand_as(moved))
+    difference = shifted.item_vectors() - plain.item_vectors()
+    torch.testing.assert_close(difference[:, -1], torch.from_numpy(shift_V))
+    assert not difference[:, :-1].any()
+    assert "head.shift_V" not in dict(shifted.named_parameters())
+    shifted.save_pretrained(tmp_path)
+    opened = load_item_model(tmp_path)
+    assert torch.equal(opened.item_vectors(), shifted.item_vectors())
+    opened.resize_token_embeddings(VOCAB_SIZE + 2)
+    assert opened.head.shift_V[-3:].tolist() == [2.0, 0.0, 0.0]
+    assert load_item_model(tmp_path).head.shift_V is not None
+    plain.start_from(shifted)
+    assert torch.equal(plain.head.bias, shifted.head.bias) and plain.head.shift_V is None
+
+
+@BOTH
 def test_only_positions_with_a_target_reach_the_head(model_class):
     model = build(model_class, head_transform=True)
     seen = []

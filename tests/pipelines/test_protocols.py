@@ -103,6 +103,33 @@ def test_a_model_may_be_trained_on_the_whole_log(
     assert "rank" in succeed("rec_recommend", "--run", folder, "--users=1", "--k=2").out
 
 
+@pytest.mark.parametrize("command", ["rec_pretrain", "rec_finetune"])
+def test_scores_follow_what_is_popular_lately(command: str, tmp_path: Path) -> None:
+    log = cycle_world(num_users=40)
+    hour = log.groupby("user_id").cumcount()
+    late = log.assign(user_id=log["user_id"] + 100, item_id="item 02")[hour < 3]
+    log["timestamp"] = 1_600_000_000 + 3_600 * hour
+    late["timestamp"] = 1_700_000_000 + 3_600 * hour[hour < 3]
+    pd.concat([log, late]).to_csv(tmp_path / "log.csv", index=False)
+    source = f"--data.source={tmp_path / 'log.csv'}"
+    plain = tmp_path / "plain"
+    succeed(command, "--run", plain, source, *TINY)
+    recent = "--popularity.recent_days=2"
+    succeed("rec_prepare", "--run", tmp_path / "log", source)
+    for name, of in (("run", source), ("mapped", f"--data.source={tmp_path / 'log'}")):
+        succeed(command, "--run", tmp_path / name, of, recent, *TINY)
+    run_, mapped = tmp_path / "run", tmp_path / "mapped"
+    weights = [(of / "model/model.safetensors").read_bytes() for of in (run_, mapped)]
+    assert weights[0] == weights[1]
+    first = []
+    for of in (plain, run_):
+        succeed("rec_index", "--run", of)
+        lists = tmp_path / f"{of.name}.csv"
+        succeed("rec_recommend", "--run", of, "--filter_seen=false", "--k=1", "--output", lists)
+        first.append((pd.read_csv(lists)["item_id"] == "item 02").mean())
+    assert first[0] < 0.5 and first[1] == 1.0
+
+
 def test_early_stopping_by_a_part_that_is_trained_on_is_refused(
     world: World, tmp_path: Path
 ) -> None:

@@ -1,0 +1,93 @@
+"""How popular items have been lately, beside how popular they have been in all of a log.
+
+A model that was trained on months knows the items' popularity over these months. Where it is used
+now, that of now is right: a softmax that has learned p(item | history) under one distribution of
+items is right under another after a shift of each score by the log of their ratio.
+
+Source: Saerens, Latinne and Decaestecker 2002, "Adjusting the Outputs of a Classifier to New a
+Priori Probabilities: A Simple Procedure"; as an addition to scores Menon et al. 2021, "Long-tail
+Learning via Logit Adjustment".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from idbert.errors import ConfigError, DataError
+from idbert.inputs.flat_arrays import user_chunks
+from idbert.inputs.item_times import DAY
+from idbert.inputs.special_tokens import positions_of
+from idbert.inputs.user_slices import Sequences, offsets_of
+
+SMOOTHING = 0.01
+
+
+@dataclass(frozen=True)
+class PopularitySettings:
+    """How scores follow what has been popular lately."""
+
+    recent_days: float | None = None
+    """Scores are shifted, in all uses but the training itself, from the popularity of items over
+    the whole training part to that in its last so many days. null: they stay as learned."""
+
+    strength: float | int = 1.0
+    """Of the shift: 1 is what Bayes' rule says, 0.5 half of it."""
+
+    smoothing: float = SMOOTHING
+    """Share of the popularity over the whole training part that is mixed into the recent one, so
+    that an item without a recent event can still be recommended."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("recent_days", 0.0), ("strength", 0.0), ("smoothing", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not value > least:
+                raise ConfigError(f"popularity.{name} is {value}; it must be above {least:g}.")
+        if self.smoothing > 1:
+            raise ConfigError(f"popularity.smoothing is {self.smoothing}; it must be at most 1.")
+        if self.recent_days is None and (self.strength, self.smoothing) != (1.0, SMOOTHING):
+            raise ConfigError(
+                "popularity.strength and popularity.smoothing cannot act without "
+                "popularity.recent_days. Say how many days are recent."
+            )
+
+
+def popularity_shift(
+    events: Sequences, vocab_size: int, settings: PopularitySettings
+) -> Float32[np.ndarray, "V"]:
+    """Return what is added to the score of each vocabulary row.
+
+        shift_v = strength * log(recent_v / whole_v)
+        recent_v = (1 - smoothing) * share of v in the last days + smoothing * whole_v
+
+    Rows that never occur in the training part have no shift.
+
+    Args:
+        events: the whole training part; slices of a mapped log are read in chunks.
+        vocab_size: V.
+        settings: with `recent_days`.
+
+    Raises:
+        DataError: there are no real times.
+    """
+    if events.times is None:
+        raise DataError(
+            "popularity.recent_days counts days, and these events only have an order. Leave it "
+            "out, or set time_column or time_unit if the log has times."
+        )
+    assert settings.recent_days is not None
+    seen_U = events.lengths > 0
+    newest = events.times[events.stops[seen_U] - 1].max(initial=0)
+    counts_2V = np.zeros((2, vocab_size), np.int64)
+    for users in user_chunks(offsets_of(events.lengths)):
+        places_T = positions_of(events.starts[users], events.lengths[users])
+        items_T = events.items[places_T]
+        is_recent_T = events.times[places_T] > newest - settings.recent_days * DAY
+        counts_2V[0] += np.bincount(items_T, minlength=vocab_size)
+        counts_2V[1] += np.bincount(items_T[is_recent_T], minlength=vocab_size)
+    whole_V, recent_V = counts_2V / np.maximum(counts_2V.sum(axis=1, keepdims=True), 1)
+    recent_V = (1 - settings.smoothing) * recent_V + settings.smoothing * whole_V
+    shift_V = np.zeros(vocab_size, np.float32)
+    known_V = whole_V > 0
+    shift_V[known_V] = settings.strength * np.log(recent_V[known_V] / whole_V[known_V])
+    return shift_V
