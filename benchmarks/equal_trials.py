@@ -5,12 +5,13 @@
 
 All libraries try the same settings, drawn once from the ranges below, each for about as many
 seconds of training; the first try is the drivers' defaults. idbert has none of its recipes: what is
-not drawn is as its commands have it by default. The best try by validation NDCG@10 is trained with
-other seeds on all that comes before the test targets, and ranks these. Nothing stops early and no
-epoch is chosen: the weights are those at the end of the time. idbert's number of epochs is told
-from what two epochs have taken. Several targets a user are withheld, each ranked with those before
-it in the history; users are the clusters of the bootstrap. What is measured is kept in --out and
-not measured again.
+not drawn is as its commands have it by default. With --recent_days its trials draw besides for how
+many days popularity is recent (popularity.recent_days), or none; their number stays the same. The
+best try by validation NDCG@10 is trained with other seeds on all that comes before the test
+targets, and ranks these. Nothing stops early and no epoch is chosen: the weights are those at the
+end of the time. idbert's number of epochs is told from what two epochs have taken. Several targets
+a user are withheld, each ranked with those before it in the history; users are the clusters of the
+bootstrap. What is measured is kept in --out and not measured again.
 """
 
 import argparse
@@ -68,6 +69,7 @@ class Trial:
     batch: int = 128
     lr: float = 1e-3
     share: float = 1.0
+    recent_days: float | None = None  # of idbert alone: the drivers know nothing like it
 
     def in_words(self) -> str:
         """Return the settings as the table shows them."""
@@ -75,7 +77,7 @@ class Trial:
         return (
             f"{self.model}, hidden {self.hidden}, length {self.maxlen}, dropout {self.dropout}, "
             f"batch {self.batch}, rate {self.lr:.1e}{of_mask}, {self.share:g} of the time"
-        )
+        ) + (f", {self.recent_days:g} days recent" if self.recent_days else "")
 
 
 def drawn(count: int, seed: int) -> list[Trial]:
@@ -98,6 +100,15 @@ def drawn(count: int, seed: int) -> list[Trial]:
     return trials[:count]
 
 
+def with_recent_days(trials: list[Trial], days: list[float], seed: int) -> list[Trial]:
+    """Return trials with one of some numbers of days, or none, drawn for each."""
+    chosen = np.random.default_rng(seed).integers(1 + len(days), size=len(trials))
+    return [
+        dataclasses.replace(trial, recent_days=[None, *days][place])
+        for trial, place in zip(trials, chosen.tolist(), strict=True)
+    ]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Try and test what is not done yet, and publish all of it."""
     parser = report.new_parser(__doc__)
@@ -115,6 +126,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--targets", type=int, default=5, help="events withheld of each user")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=120.0, help="of each training, about")
+    parser.add_argument(
+        "--recent_days",
+        type=float,
+        nargs="*",
+        default=[],
+        help="of which idbert's trials draw, too",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the tests")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/equal-trials"), help="of all that ran"
@@ -124,7 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     libraries: dict[str, Peer | None] = {OURS: None}
     libraries |= {peer.name: peer for peer in LIBRARIES if options.peers}
-    trials = drawn(options.trials, seed=0)
+    trials = dict.fromkeys(libraries, drawn(options.trials, seed=0))
+    if options.recent_days:
+        trials[OURS] = with_recent_days(trials[OURS], options.recent_days, seed=1)
     tried: dict[str, dict[int, float]] = {}
     tested: dict[str, list[dict[str, Any]]] = {}
     failures: dict[str, str] = {}
@@ -132,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, peer in libraries.items():
             found = {
                 number: kept(options, name, peer, trial, number, "validation", 1, data)
-                for number, trial in enumerate(trials)
+                for number, trial in enumerate(trials[name])
             }
             tried[name] = {
                 number: mean_of(one, HEADLINE[0])
@@ -144,12 +164,13 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             best = max(tried[name], key=lambda number: tried[name][number])
             for seed in options.seeds:
-                one = kept(options, name, peer, trials[best], best, "test", seed, data)
+                one = kept(options, name, peer, trials[name][best], best, "test", seed, data)
                 if isinstance(one, str):
                     failures[name] = one
                 else:
                     tested.setdefault(name, []).append(one)
-    publish(options, [trial.in_words() for trial in trials], tried, tested, failures)
+    words = {name: [trial.in_words() for trial in of] for name, of in trials.items()}
+    publish(options, words, tried, tested, failures)
     report.check_own(failures)
 
 
@@ -208,6 +229,8 @@ def ours(
     }
     if trial.model == "bert4rec":
         settings["masking.probability"] = trial.mask
+    if trial.recent_days:
+        settings["popularity.recent_days"] = trial.recent_days
 
     def train(epochs: int, folder: Path) -> float | str:
         more = {"training.epochs": epochs, "training.evaluate_every": epochs}

@@ -21,7 +21,7 @@ POSITIONS_OF_A_SEQUENCE = 32
 
 def publish(
     options: argparse.Namespace,
-    trials: list[str],
+    trials: dict[str, list[str]],
     tried: dict[str, dict[int, float]],
     tested: dict[str, list[dict[str, Any]]],
     failures: dict[str, str],
@@ -30,7 +30,7 @@ def publish(
 
     Args:
         options: of the command line.
-        trials: each in words.
+        trials: by library, each in words.
         tried: by library and number of the trial, its validation NDCG@10.
         tested: by library, of each seed the users' metrics, seconds and foreign load.
         failures: by library, why it could not be measured.
@@ -44,7 +44,7 @@ def publish(
         if name not in tested:
             continue
         best = max(by_number, key=lambda number: by_number[number])
-        cells = [name, trials[best], f"{len(by_number)} of {len(trials)}"]
+        cells = [name, trials[name][best], f"{len(by_number)} of {len(trials[name])}"]
         seconds = report.spread([one["seconds"] for one in tested[name]])
         cells += [f"{by_number[best]:.4f}", f"{seconds} ({report.foreign(tested[name])})"]
         for metric in HEADLINE:
@@ -63,12 +63,14 @@ def publish(
     split = SplitSettings(options.split, targets=options.targets).in_words()
     title = f"Equal trials on {name_of(options)}, {split}"
     notes = [
-        f"{options.trials} trials each, the same for all; about {options.seconds:g} s of training "
+        f"{options.trials} trials each, the same for all"
+        f"{' but for idbert, which draws from recent days too' if options.recent_days else ''}; about {options.seconds:g} s of training "
         f"each, {options.threads} thread{'s' if options.threads > 1 else ''}; {options.layers} "
         f"layers, {options.heads} heads; full ranking, seen items filtered, also targets; "
         "validation targets trained on before the test.",
         f"Batches are of that many sequences, and idbert's of {POSITIONS_OF_A_SEQUENCE} positions "
-        "for each. The others drop shares of attention too, idbert none. RecBole's sequences: one "
+        "for each. The others drop shares of attention too, idbert none; its rate falls to 0 by the "
+        "end, as by default, where theirs stays as it is. RecBole's sequences: one "
         "a user (BERT4Rec), one a prefix (SASRec).",
         "Intervals: paired bootstrap over users, each user's values averaged over targets and "
         "seeds.",
