@@ -62,16 +62,18 @@ def publish(
     rows += [report.failed_row(name, why, len(header)) for name, why in failures.items()]
     split = SplitSettings(options.split, targets=options.targets).in_words()
     title = f"Equal trials on {name_of(options)}, {split}"
+    same = "the same for all"
+    if options.recent_days:
+        same += ", but that idbert draws for how many days popularity is recent, too"
     notes = [
-        f"{options.trials} trials each, the same for all"
-        f"{' but for idbert, which draws from recent days too' if options.recent_days else ''}; about {options.seconds:g} s of training "
-        f"each, {options.threads} thread{'s' if options.threads > 1 else ''}; {options.layers} "
-        f"layers, {options.heads} heads; full ranking, seen items filtered, also targets; "
-        "validation targets trained on before the test.",
+        f"{options.trials} trials each, {same}; about {options.seconds:g} s of training each, "
+        f"{options.threads} thread{'s' if options.threads > 1 else ''}; {options.layers} layers, "
+        f"{options.heads} heads; full ranking, seen items filtered, also targets; validation "
+        "targets trained on before the test.",
         f"Batches are of that many sequences, and idbert's of {POSITIONS_OF_A_SEQUENCE} positions "
-        "for each. The others drop shares of attention too, idbert none; its rate falls to 0 by the "
-        "end, as by default, where theirs stays as it is. RecBole's sequences: one "
-        "a user (BERT4Rec), one a prefix (SASRec).",
+        "for each. The others drop shares of attention too, idbert none; its rate falls to 0 by "
+        "the end, as by default, where theirs stays as it is. RecBole's sequences: one a user "
+        "(BERT4Rec), one a prefix (SASRec).",
         "Intervals: paired bootstrap over users, each user's values averaged over targets and "
         "seeds.",
     ]

@@ -216,6 +216,8 @@ def test_equal_trials(page: Path, monkeypatch: pytest.MonkeyPatch, split: str):
     monkeypatch.setattr(equal_trials, "run_driver", answer)
     out = page.parent / "trials"
     given = ("--out", str(out), "--peers", "somewhere", "--split", split, "--trials", "3")
+    days = [7.0, 30.0] if split == "global_time" else []
+    given += ("--recent_days", *map(str, days)) if days else ()
     rows = run("equal_trials", page, *given)
     assert list(rows)[:5] == ["", "idbert", "RecTools", "RecBole", "RePlay"]
     trials = equal_trials.drawn(3, seed=0)
@@ -238,6 +240,10 @@ def test_equal_trials(page: Path, monkeypatch: pytest.MonkeyPatch, split: str):
     for (_, _, words, _), trial in zip(own, trials, strict=False):
         assert words["model.hidden_dropout"] == str(trial.dropout)
         assert words["training.learning_rate"] == str(trial.lr)
+    own_trials = equal_trials.with_recent_days(trials, days, seed=1) if days else trials
+    found = [one[2].get("popularity.recent_days") for one in own[:3]]
+    assert found == [of.recent_days and str(of.recent_days) for of in own_trials]
+    assert bool(days) == any(found)
     assert [one[2]["split.train_until"] for one in own] == ["validation"] * 3 + ["test"] * 2
     # the peers are trained on what idbert is trained on: all events before the targets
     settings = LogSettings(
