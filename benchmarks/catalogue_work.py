@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 
 from benchmarks.power_law_log import power_law
-from benchmarks.training_work import Meter, built, peak_mib, training_settings
+from benchmarks.resident import peak_mib
+from benchmarks.training_work import Meter, built, training_settings
 from idbert.inputs.sequences import Sequences
 from idbert.rows import FIRST_ITEM
 

@@ -13,6 +13,7 @@ full catalogue, seen items dropped. What is measured is kept in --out and not me
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,7 @@ def steps_of(
     """
     times = run.with_name(f"{run.name}-steps.json")
     if not (times.exists() and RunDir(run).is_complete):
+        shutil.rmtree(run, ignore_errors=True)  # resumed, it would tell the time of the rest alone
         run.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", f"pipelines.{pipeline}"]
         command += [str(word) for word in (*settings, "--run", run)]  # over the recipe's folder
@@ -168,8 +170,6 @@ def steps_of(
         )
         if finished.returncode:
             return f"failed: {(finished.stderr.strip().splitlines() or ['no output'])[-1]}"
-        if not times.exists():
-            return f"failed: {run} was trained before, without its times. Remove it."
     return float(sum(step["seconds"] for step in json.loads(times.read_text())))
 
 

@@ -3,73 +3,45 @@
     python -m benchmarks.inference --data ml-1m.parquet --peers PEERS --write
 
 idbert recommends by Recommender.recommend_batches, from the table of events to the last batch of
-ids. A peer (benchmarks.peers) trains for a moment, then scores the same users by its own inference
-path. All have the same architecture; weights change no speed, so that ours are fresh unless --run
-names a finished run. Each pass runs everything once, in turn; a pass in which other processes used
-6% of the machine or more does not count as long as there is another. CPU ms are those of our
-process for one user, and tell on a busy machine too. The peers' drivers score on the CPU alone.
+ids, in a process of its own in which some users were scored before. A peer (benchmarks.peers)
+trains for a moment, then scores the same users by its own inference path. All have the same
+architecture; weights change no speed, so that ours are fresh unless --run names a finished run.
+Each pass runs everything once, in turn; a pass in which other processes used 6% of the machine or
+more does not count as long as there is another. CPU ms are those of our process for one user, and
+tell on a busy machine too. The peers' drivers score on the CPU alone.
 """
 
 import argparse
-import time
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import report
+from benchmarks.inference_work import K
 from benchmarks.peers import MODELS as MODEL_NAMES
-from benchmarks.peers import SMALL, Peer, add_architecture, name_of, opened, peers_for, run_driver
-from benchmarks.quiet import ForeignLoad, in_turn, own_cpu_s, quiet_ones
-from benchmarks.training_work import MODELS
-from idbert import Recommender, read_interactions
-from idbert.inputs.splits import leave_last_out
-from idbert.inputs.vocabulary import Vocabulary
-from idbert.nn.config import EncoderSettings
-from idbert.tables import Interactions
+from benchmarks.peers import (
+    SMALL,
+    Peer,
+    add_architecture,
+    in_own_process,
+    name_of,
+    opened,
+    peers_for,
+    run_driver,
+)
+from benchmarks.quiet import in_turn, quiet_ones
 
-K = 10
-
-
-def recommender_of(
-    log: Interactions, model_name: str, options: argparse.Namespace, table_precision: str
-) -> Recommender:
-    """Open the run, or put a fresh model round the log's items."""
-    if options.run:
-        return Recommender.load(options.run, device=options.device, table_precision=table_precision)
-    vocabulary = Vocabulary.from_interactions(log)
-    torch.manual_seed(0)
-    settings = EncoderSettings(
-        hidden_size=options.hidden,
-        num_layers=options.layers,
-        num_heads=options.heads,
-        max_length=options.maxlen,
-    )
-    model = MODELS[model_name].build(settings, vocab_size=len(vocabulary))
-    return Recommender(model.to(options.device), vocabulary, table_precision=table_precision)
+Measure = Callable[[], dict[str, Any] | str]
 
 
-def ours(
-    log: Interactions, model_name: str, options: argparse.Namespace, table_precision: str
-) -> dict[str, Any]:
-    """Score all users, or those that are asked for, and say how fast."""
-    recommender = recommender_of(log, model_name, options, table_precision)
-    load, cpu, started = ForeignLoad(), own_cpu_s(), time.perf_counter()
-    batches = recommender.recommend_batches(log, K)
-    found = sum(len(batch) for batch in batches)  # ids on the CPU: nothing is under way any more
-    seconds, cpu = time.perf_counter() - started, own_cpu_s() - cpu
-    users = len(batches.histories)
-    assert found <= K * users
-    return {
-        "users_per_s": users / seconds,
-        "cpu_ms": 1000 * cpu / users,
-        "foreign": load.share(),
-        "device_mib": torch.cuda.max_memory_allocated() / 2**20
-        if options.device == "cuda"
-        else None,
-    }
+def ours(model_name: str, options: argparse.Namespace, data: Path, precision: str) -> Measure:
+    """Return what measures idbert in a process of its own."""
+    names = ("hidden", "layers", "heads", "maxlen", "threads", "device", "users", "run")
+    work = {name: getattr(options, name) for name in names}
+    work |= {"model": model_name, "data": str(data), "table_precision": precision}
+    return partial(in_own_process, "inference_work", [json.dumps(work)], options.threads)
 
 
 def theirs(
@@ -84,15 +56,6 @@ def theirs(
     return result | {"foreign": result.get("eval_foreign_cpu")}
 
 
-def histories_of(data: Path, users: int) -> Interactions:
-    """Return all but the last event of each user, as the peers do; 0: of all users."""
-    log = leave_last_out(read_interactions(data)).test.histories
-    if users:
-        chosen = log.user_offsets()[min(users, len(log.user_offsets()) - 1)]
-        log = log.with_table(log.table.slice(0, int(chosen)))
-    return log
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure all forms in turn and publish the table."""
     parser = report.new_parser(__doc__)
@@ -103,15 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bfloat16", action="store_true", help="our items in bfloat16 too")
     parser.add_argument("--train_seconds", type=float, default=5.0, help="of a peer, before")
     options = report.parse(parser, arguments, **SMALL, train_seconds=0.1)
-    torch.set_num_threads(options.threads)
-    forms: dict[str, Callable[[], dict[str, Any] | str]] = {}
+    forms: dict[str, Measure] = {}
     with opened(options) as data:
-        log = histories_of(data, options.users)
         for model_name in options.models:
-            forms[f"idbert, {model_name}"] = partial(ours, log, model_name, options, "float32")
+            forms[f"idbert, {model_name}"] = ours(model_name, options, data, "float32")
             if options.bfloat16:
                 name = f"idbert, items in bfloat16, {model_name}"
-                forms[name] = partial(ours, log, model_name, options, "bfloat16")
+                forms[name] = ours(model_name, options, data, "bfloat16")
             for peer in peers_for(options, model_name):
                 forms[f"{peer.name}, {model_name}"] = partial(
                     theirs, peer, model_name, options, data

@@ -19,8 +19,8 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks import training_work
-from benchmarks.inference import K, histories_of, recommender_of
-from benchmarks.peer_start import forget_peak, peak_mib
+from benchmarks.inference_work import K, histories_of, recommender_of
+from benchmarks.resident import forget_peak, peak_mib
 from benchmarks.retrieval import draw
 from idbert.retrieval.index import VectorIndex
 
@@ -81,7 +81,8 @@ def score(work: Namespace) -> dict[str, Any]:
     torch.set_num_threads(work.threads)
     log = histories_of(Path(work.data), users=0)
     phases.done("the log read and split")
-    recommender = recommender_of(log, work.model, work, "float32")
+    plain = {"run": None, "table_precision": "float32"}
+    recommender = recommender_of(log, Namespace(**(vars(work) | plain)))
     phases.done("vocabulary and model")
     for _ in recommender.recommend_batches(log, K):
         pass

@@ -11,7 +11,6 @@ a folder, what is trained on and asked for is what lies there: see `peer_questio
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -25,19 +24,6 @@ ON_CUDA = {
 def tell(**numbers: float) -> None:
     """Print a line of MEMORY."""
     print("MEMORY " + json.dumps(numbers), flush=True)
-
-
-def peak_mib() -> float:
-    """Return the process's peak memory since it began, or since `forget_peak`."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def forget_peak() -> None:
-    """Let the peak begin anew; where the system cannot, nothing happens."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def keep_attention_whole(length: int) -> list[int]:
@@ -69,6 +55,8 @@ def main() -> None:
     """Run the driver."""
     settings, driver = json.loads(sys.argv[1]), sys.argv[2]
     sys.argv = sys.argv[2:]
+    from resident import forget_peak, peak_mib  # this file is run by its path
+
     here, sys.path[0] = sys.path[0], "."  # in place of this file's folder
     import common
 

@@ -10,14 +10,14 @@ import contextlib
 import glob
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-MIB = 1024  # ru_maxrss is in KiB
+from resident import peak_mib  # this file is run by its path
+
 BATCH = 128
 
 
@@ -32,7 +32,7 @@ def step(name: str) -> Iterator[None]:
                 "step": name,
                 "seconds": time.perf_counter() - wall,
                 "cpu_seconds": time.process_time() - cpu,
-                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB,
+                "peak_mib": peak_mib(),
             }
         ),
         flush=True,

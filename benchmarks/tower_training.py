@@ -10,7 +10,6 @@ schedule.
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from functools import partial
@@ -22,6 +21,7 @@ from transformers import TrainerCallback
 from benchmarks import report
 from benchmarks.peers import in_own_process
 from benchmarks.quiet import in_turn, own_cpu_s, quiet_ones
+from benchmarks.resident import peak_mib
 
 THEIRS = "sentence-transformers"
 FORMS = {
@@ -58,7 +58,7 @@ def measure(work: dict[str, Any]) -> dict[str, float]:
     return {
         "seconds": (ended - began) / steps,
         "cpu_seconds": (cpu_ended - cpu_began) / steps,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
     }
 
 

@@ -16,8 +16,8 @@ A step is counted where other processes used less than 6% of the machine in its 
 `foreign` is their share over all windows. CPU figures are per second of our own processor time, and
 tell on a busy machine too. `of the peak` is the arithmetic that the model needs for real positions
 (`needed_operations`: the last layer and the scores only where a target stands; backward twice as
-much as forward) over the time, beside that of torch's own products: float32 on a processor, the
-training's type on a GPU.
+much as forward) over the time, beside the best rate of products that the machine shows: float32 on
+a processor, by MKL or by oneDNN; the training's type on a GPU.
 """
 
 import argparse

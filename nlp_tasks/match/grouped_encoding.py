@@ -143,7 +143,7 @@ def _by_twin(model: BertModel, twin: Encoder) -> Any:
 
     def by_twin(**inputs: Any) -> Any:
         given = {name for name, value in inputs.items() if value is not None and value is not False}
-        checkpoints = model.training and model.is_gradient_checkpointing
+        checkpoints = model.training and model.is_activation_checkpointing
         if not given <= {*TEXT_FIELDS, "return_dict"} or "input_ids" not in given or checkpoints:
             return plain(**inputs)
         twin.train(model.training)

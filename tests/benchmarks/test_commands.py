@@ -17,6 +17,8 @@ from benchmarks import (
     catalogue_work,
     equal_time,
     equal_trials,
+    inference,
+    inference_work,
     memory,
     memory_work,
     training,
@@ -43,12 +45,14 @@ def in_this_process(module, arguments, threads, patience_s=None):
         return training_work.measure(work)
     if module == "catalogue_work":
         return catalogue_work.measure(work)
+    if module == "inference_work":
+        return inference_work.measure(work)
     return json.loads(json.dumps(memory_work.WORKS[arguments[0]](work)))
 
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for command in (training, memory, catalogue_size):
+    for command in (training, memory, catalogue_size, inference):
         monkeypatch.setattr(command, "in_own_process", in_this_process)
     return tmp_path / "results.md"
 

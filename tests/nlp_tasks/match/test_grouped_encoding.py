@@ -112,7 +112,7 @@ def test_gradient_checkpointing_reaches_the_layers(tmp_path):
     first.register_forward_hook(lambda *_: calls.append(1))
     for checkpoints in (False, True):
         if checkpoints:
-            towers[0].model.gradient_checkpointing_enable()
+            towers[0].model.activation_checkpointing_enable()
         with GroupedEncoding(towers).active():
             towers(dict(features))["sentence_embedding"].sum().backward()
         assert bool(calls) == checkpoints  # without them the twin's layers are computed
