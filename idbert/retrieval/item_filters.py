@@ -3,7 +3,7 @@
 import logging
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from idbert.errors import ConfigError, DataError
 from idbert.inputs.vocabulary import Ids, Vocabulary
@@ -46,7 +46,7 @@ def allowed_items(
 
 
 def popular_items(
-    counts_N: Int64[np.ndarray, "N"], k: int, allowed_N: Bool[np.ndarray, "N"] | None
+    counts_N: Float64[np.ndarray, "N"], k: int, allowed_N: Bool[np.ndarray, "N"] | None
 ) -> Int64[np.ndarray, "_"]:
     """Return the k most frequent of the allowed items, fewer if there are fewer."""
     order_N = np.argsort(-counts_N, kind="stable")

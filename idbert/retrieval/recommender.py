@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64
 
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.item_batches import history_batches
@@ -157,7 +157,8 @@ class Recommender:
         """Return the k best items of each history.
 
         Items that the model does not know are skipped. A history without a known item gets the
-        most popular items, and their training counts as scores.
+        most popular items, and their training counts as scores (moved to what is popular lately,
+        where the model's scores are).
 
         Args:
             histories: lists of item ids, oldest first; or a table with user_id and item_id, and a
@@ -394,9 +395,13 @@ class Recommender:
         return self._exact.vectors(np.arange(*items.indices(len(self._exact))))
 
     @property
-    def _counts_N(self) -> Int64[np.ndarray, "N"]:
-        counts_N: np.ndarray = self.vocabulary.counts_V[FIRST_ITEM:]
-        return counts_N
+    def _counts_N(self) -> Float64[np.ndarray, "N"]:
+        """How often each item occurs in training, moved as the model's scores are."""
+        counts_N: np.ndarray = self.vocabulary.counts_V[FIRST_ITEM:].astype(np.float64)
+        shift_V = self.model.head.shift_V
+        if shift_V is None:
+            return counts_N
+        return counts_N * np.exp(shift_V[FIRST_ITEM:].cpu().numpy().astype(np.float64))
 
     def encode(
         self, histories: Histories, behaviour: str | None = None

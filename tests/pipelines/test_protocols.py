@@ -128,6 +128,8 @@ def test_scores_follow_what_is_popular_lately(command: str, tmp_path: Path) -> N
         succeed("rec_recommend", "--run", of, "--filter_seen=false", "--k=1", "--output", lists)
         first.append((pd.read_csv(lists)["item_id"] == "item 02").mean())
     assert first[0] < 0.5 and first[1] == 1.0
+    nobody = succeed("rec_recommend", "--run", run_, "--items=new", "--k=1")
+    assert "item 02" in nobody.out and "got the most popular ones" in nobody.err
 
 
 def test_early_stopping_by_a_part_that_is_trained_on_is_refused(
