@@ -56,6 +56,14 @@ class Prefix(list[int]):
         return self._following if place == -3 else super().__getitem__(place)
 
 
+class Question(list[int]):
+    """A history with its target behind it; the driver looks at s[-3] even where it needs no such."""
+
+    def __getitem__(self, place: Any) -> Any:
+        """Return as a list does, but for a place before the first."""
+        return super().__getitem__(0 if place == -3 and len(self) < 3 else place)
+
+
 def training_rows(histories: list[list[int]], model: str) -> Iterator[Prefix]:
     """Yield what RecBole trains on: whole histories to mask, or every beginning of one."""
     for items in histories:
@@ -83,7 +91,8 @@ def read_questions(data: Any, folder: Path, model: str) -> None:
     data.train = [np.asarray(items, dtype=np.int64) for items in trained]
     data.ctx = [np.asarray(items, dtype=np.int64) for items in histories]
     data.test = targets
-    asking = [[*items, int(target)] for items, target in zip(histories, targets, strict=True)]
+    pairs = zip(histories, targets, strict=True)
+    asking = [Question([*items, int(target)]) for items, target in pairs]
     data.seqs = Rows(data.train, asking, model)
     data.n_users, data.n_items = len(targets), summary["items"]
     data.users, data.items = np.arange(data.n_users), np.arange(1, data.n_items + 1)
