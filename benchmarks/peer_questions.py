@@ -57,7 +57,7 @@ class Prefix(list[int]):
 
 
 class Question(list[int]):
-    """A history with its target behind it; the driver looks at s[-3] even where it needs no such."""
+    """A history and its target; the driver looks at s[-3] even where it needs no such."""
 
     def __getitem__(self, place: Any) -> Any:
         """Return as a list does, but for a place before the first."""
