@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from idbert.errors import CheckpointError, ConfigError
+from idbert.errors import BusyError, CheckpointError, ConfigError
 from idbert.run_dir import ESSENTIAL, RunDir
 from idbert.run_lock import LOCK, hold, release_all
 
@@ -40,16 +38,23 @@ def test_the_same_command_returns_to_its_run(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    create = f"from idbert.run_dir import RunDir; RunDir.create({str(tmp_path / 'a')!r}, 'x', {{}})"
-    command = [sys.executable, "-c", create]
+    def status_of_another() -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                RunDir.create(tmp_path / "a", "x", {})
+            except BusyError as error:
+                named = f"process (number {os.getppid()}) is at work in {tmp_path / 'a'}"
+                os._exit(3 if named in str(error) else 4)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
     RunDir.create(tmp_path / "a", "x", {})
     RunDir.create(tmp_path / "a", "x", {})
-    refused = subprocess.run(command, capture_output=True, text=True)
-    words = f"BusyError: Another process (number {os.getpid()}) is at work in {tmp_path / 'a'}"
-    assert refused.returncode == 1 and words in refused.stderr
+    assert status_of_another() == 3
     release_all()
     assert list((tmp_path / "a").glob(".*")) == []
-    assert subprocess.run(command).returncode == 0
+    assert status_of_another() == 0
     RunDir.create(tmp_path / "a", "x", {})  # that process has ended
 
 
