@@ -2,12 +2,15 @@
 
     python -m benchmarks.equal_time --data ml-1m.parquet --peers PEERS --minutes 2 5 10 20 --write
 
-One training for each library and number of minutes, of the same objective and architecture, on a
-quiet machine with --threads threads. idbert trains by its recipe for as many epochs as fit, told
+The same architecture for all on a quiet machine with --threads threads: with the recipe of ml-1m
+that idbert has by default the same objective too; with another --recipe idbert's best against
+theirs. idbert trains once for each number of minutes, by its recipe for as many epochs as fit, told
 from what two epochs have taken, so that its schedule ends with the time; its evaluation comes
 once, at the end, and does not count, as that of the others does not. The peers train by those
-of their drivers until time is up. All are scored on the test part of leave-last-out, over the
-full catalogue, seen items dropped. What is measured is kept in --out and not measured again.
+of their drivers, at a constant rate, until the last of the times is up, and rank on the way at the
+others; on a GPU they train once for each, too. All learn from the events before the last two of
+each user and are scored on the last: leave-last-out, over the full catalogue, seen items dropped.
+What is measured is kept in --out and not measured again.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from benchmarks.peers import (
     name_of,
     opened,
     peers_for,
+    result_at,
     run_driver,
 )
 from benchmarks.quiet import ForeignLoad, is_quiet, wait_until_quiet
@@ -44,7 +49,7 @@ ROOT = Path(__file__).parents[1]
 OURS = "idbert"
 COMMANDS = {"bert4rec": "rec_pretrain", "sasrec": "rec_finetune"}
 OF_THE_WORK = ("hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch", "threads")
-OF_THE_WORK += ("device", "recipe")
+OF_THE_WORK += ("device",)
 """Options that must be those of the results that are kept."""
 TRIED_EPOCHS = 2
 """From which the number of epochs is told; the first one is slower."""
@@ -69,48 +74,100 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in names:
             parser.error(f"--only {name}: choose from {', '.join(names)}.")
     with opened(options) as data:
-        for minutes in options.minutes:
-            for peer in (None, *peers_for(options, options.model)):
-                name = OURS if peer is None else peer.name
-                if options.only and name not in options.only:
-                    continue
-                found = kept(options, name, minutes, peer, data)
-                if isinstance(found, str):
-                    failures[name] = found
-                else:
-                    measured.setdefault(name, []).append(found)
+        for peer in (None, *peers_for(options, options.model)):
+            name = OURS if peer is None else peer.name
+            if options.only and name not in options.only:
+                continue
+            measure_missing(options, peer, data, failures)
+            found = [kept(options, peer, minutes) for minutes in options.minutes]
+            if any(found):
+                measured[name] = [point for point in found if point is not None]
     publish(options, measured, failures)
     report.check_own(failures)
 
 
-def kept(
-    options: argparse.Namespace, name: str, minutes: float, peer: Peer | None, data: Path
-) -> dict[str, Any] | str:
-    """Return what an earlier call has measured, or measure it."""
-    words = report.section_name(name_of(options), options.model, name, f"{minutes:g}")
-    path = options.out / f"{words}.json"
-    work = {key: str(getattr(options, key)) for key in OF_THE_WORK} | {"data": options.data}
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["work"] != work:
-            raise SystemExit(f"{path} was measured with other options. Give another --out.")
-        return found
-    wait_until_quiet(options.wait)
-    if peer is None:
-        result: dict[str, Any] | str = ours(options, minutes, options.out / words, data)
-    else:
-        result = run_driver(peer, options.model, data, options, seconds=60 * minutes)
+def measure_missing(
+    options: argparse.Namespace, peer: Peer | None, data: Path, failures: dict[str, str]
+) -> None:
+    """Measure what no earlier call has, and keep it; add why there is nothing to the failures."""
+    missing = [minutes for minutes in options.minutes if kept(options, peer, minutes) is None]
+    at_once = peer is not None and options.device == "cpu"  # a GPU's process cannot be copied
+    for group in [missing] if at_once and missing else [[minutes] for minutes in missing]:
+        wait_until_quiet(options.wait)
+        if peer is None:
+            folder = path_of(options, peer, group[0]).with_suffix("")
+            results = {group[0]: ours(options, group[0], folder, data)}
+        else:
+            results = theirs(options, peer, group, data)
+        for minutes, result in results.items():
+            if isinstance(result, str):
+                failures[OURS if peer is None else peer.name] = result
+            else:
+                keep(options, peer, minutes, result)
+
+
+def theirs(
+    options: argparse.Namespace, peer: Peer, minutes: list[float], data: Path
+) -> dict[float, dict[str, Any] | str]:
+    """Return what a peer has reached after each of the times, of one training."""
+    *on_the_way, last = sorted(minutes)
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder)
+        seconds = {one: 60 * one for one in on_the_way}
+        results: dict[float, dict[str, Any] | str] = {
+            last: run_driver(
+                peer,
+                options.model,
+                data,
+                options,
+                seconds=60 * last,
+                moments_s=list(seconds.values()),
+                told=told,
+            )
+        }
+        results |= {one: result_at(told, seconds[one]) for one in on_the_way}
+    for result in results.values():
         if not isinstance(result, str):
             result |= {"minutes": result["train_s"] / 60, "foreign": result.get("foreign_cpu")}
             result["epochs"] = result["epochs_done"]
-    if isinstance(result, str):
-        return result
+    return results
+
+
+def path_of(options: argparse.Namespace, peer: Peer | None, minutes: float) -> Path:
+    """Return the file of what is measured; idbert's tells its recipe."""
+    name = peer.name if peer else f"{OURS} {options.recipe.stem}"
+    words = report.section_name(name_of(options), options.model, name, f"{minutes:g}")
+    return Path(options.out) / f"{words}.json"
+
+
+def work_of(options: argparse.Namespace, peer: Peer | None) -> dict[str, str]:
+    """Return what must be the same for a measurement to be kept."""
+    work = {key: str(getattr(options, key)) for key in OF_THE_WORK} | {"data": options.data}
+    return work if peer else work | {"recipe": str(options.recipe)}
+
+
+def kept(options: argparse.Namespace, peer: Peer | None, minutes: float) -> dict[str, Any] | None:
+    """Return what an earlier call has measured; None if there is nothing."""
+    path = path_of(options, peer, minutes)
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found["work"] != work_of(options, peer):
+        raise SystemExit(f"{path} was measured with other options. Give another --out.")
+    return found
+
+
+def keep(
+    options: argparse.Namespace, peer: Peer | None, minutes: float, result: dict[str, Any]
+) -> None:
+    """Write what was measured."""
     kept_ones = ("minutes", "epochs", "foreign", *HEADLINE)
-    result = {"asked": minutes, "work": work} | {key: result.get(key) for key in kept_ones}
-    options.out.mkdir(parents=True, exist_ok=True)
+    point = {"asked": minutes, "work": work_of(options, peer)}
+    point |= {key: result.get(key) for key in kept_ones}
+    path = path_of(options, peer, minutes)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(result, indent=2), encoding="utf-8")
-    return result
+        aside.write_text(json.dumps(point, indent=2), encoding="utf-8")
 
 
 def ours(
@@ -138,7 +195,8 @@ def train(options: argparse.Namespace, epochs: int, run: Path, data: Path) -> fl
     more = options.model == "sasrec"
     settings = ["--config", options.recipe, "--data.source", data]
     settings += [f"--training.epochs={epochs}", f"--training.evaluate_every={epochs}"]
-    settings += ["--training.patience=null", f"--sequences.max_length={options.maxlen + more}"]
+    settings += ["--training.patience=null", "--split.train_until=validation"]
+    settings += [f"--sequences.max_length={options.maxlen + more}"]
     settings += [f"--model.hidden_size={options.hidden}", f"--model.num_layers={options.layers}"]
     settings += [f"--model.num_heads={options.heads}"]
     return steps_of(options, COMMANDS[options.model], settings, run)
@@ -189,16 +247,25 @@ def publish(
             rows.append([name, *spent, *figures, busy])
     header = ["", "minutes asked", "of training", "epochs", "NDCG@10", "recall@10", "foreign"]
     rows += [report.failed_row(name, why, len(header)) for name, why in failures.items()]
+    own = f"ml-1m-{options.model}"
     title = f"Quality of {options.model} on {name_of(options)} after as many minutes"
+    title += "" if options.recipe.stem == own else f", idbert by {options.recipe.stem}"
     notes = [
         f"{options.threads} threads; hidden {options.hidden}, {options.layers} layers, "
         f"{options.heads} heads, length {options.maxlen}; one seed; test part of "
         "leave-last-out, full ranking, seen items filtered.",
         f"idbert by {options.recipe.name}, its dropout, rate and batches; the others with dropout "
-        f"{options.dropout}, of shares of attention too, and {options.batch} sequences a step.",
+        f"{options.dropout}, of shares of attention too, a constant rate, and {options.batch} "
+        "sequences a step.",
     ]
     section = report.Report(
-        report.section_name("equal-time", name_of(options), options.model, options.device),
+        report.section_name(
+            "equal-time",
+            name_of(options),
+            options.model,
+            *(() if options.recipe.stem == own else (options.recipe.stem,)),
+            options.device,
+        ),
         title,
         report.markdown(header, rows),
         notes,

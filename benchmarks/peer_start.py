@@ -7,7 +7,8 @@ Run in the folder of the drivers; nothing of idbert is there. Prints lines of ME
 object: the peaks of the process after its imports, of training and of scoring, in MiB. Without
 attention dropout the shares of attention are kept whole, by torch's functions, which all peers
 call; on cuda the driver's words for the processor are read as those for the GPU. With "questions",
-a folder, what is trained on and asked for is what lies there: see `peer_questions`.
+a folder, what is trained on and asked for is what lies there: see `peer_questions`. With "moments",
+seconds of training, and "told", a folder, it ranks at these too: see `peer_moments`.
 """
 
 import json
@@ -102,6 +103,11 @@ def main() -> None:
         begin_scoring_anew,
         emit_memory,
     )
+    if settings.get("moments"):
+        sys.path.append(here)
+        from peer_moments import rank_at
+
+        rank_at(settings["moments"], Path(settings["told"]), common)
     source = Path(driver).read_text()
     if settings["device"] == "cuda":
         mark, common.Meter._mark = common.Meter._mark, mark_finished

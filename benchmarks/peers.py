@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks.peer_moments import PATIENCE_S as COPY_PATIENCE_S
+from benchmarks.peer_moments import told_at
 from benchmarks.power_law_log import LogOptions, part
 from idbert.inputs.datasets import DATASETS, named_dataset
 
@@ -107,6 +109,8 @@ def run_driver(
     seconds: float,
     attention_dropout: bool = True,
     questions: Path | None = None,
+    moments_s: Sequence[float] = (),
+    told: Path | None = None,
 ) -> dict[str, Any] | str:
     """Run a peer's driver; return its result, or why there is none.
 
@@ -119,6 +123,8 @@ def run_driver(
         seconds: of its training.
         attention_dropout: whether shares of attention are dropped, as every peer does.
         questions: a folder of what is trained on and asked for, in place of the driver's own split.
+        moments_s: seconds of training after which it ranks too; see `result_at`.
+        told: a folder, there already, of what it tells at these.
     """
     python = python_of(options.peers, peer.folder)
     driver = options.peers.absolute() / "drivers" / f"drive_{peer.folder}.py"
@@ -131,6 +137,8 @@ def run_driver(
     settings |= {"length": options.maxlen, "model": model_name}
     if questions is not None:
         settings["questions"] = str(questions.resolve())
+    if told is not None:
+        settings |= {"moments": list(moments_s), "told": str(told.resolve())}
     command = [python, START, json.dumps(settings), driver.name, "--data", data]
     command += ["--model", model_name, "--seconds", seconds, "--epochs", 100_000]
     for name in ("hidden", "layers", "heads", "maxlen", "dropout", "mask", "batch", "threads"):
@@ -138,8 +146,15 @@ def run_driver(
     return run(
         [str(word) for word in (*command, *peer.arguments, *arguments)],
         cwd=driver.parent,
-        patience_s=seconds + PATIENCE_S,
+        patience_s=seconds + PATIENCE_S + COPY_PATIENCE_S * len(moments_s),
     )
+
+
+def result_at(told: Path, seconds: float) -> dict[str, Any] | str:
+    """Return what a driver has told at a moment of its training, or why there is nothing."""
+    path = told_at(told, seconds)
+    found = result_in(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found or f"failed: no ranking after {seconds:g} s of training"
 
 
 def trained(result: dict[str, Any] | str) -> dict[str, Any] | str:
@@ -179,10 +194,15 @@ def run(
         )
     except subprocess.TimeoutExpired:
         return f"failed: not done after {patience_s:,.0f} s"
-    lines = [line for line in finished.stdout.splitlines() if line.startswith(MARKS)]
+    last = (finished.stderr.strip().splitlines() or [f"status {finished.returncode}"])[-1]
+    return result_in(finished.stdout) or f"failed: {last}"
+
+
+def result_in(output: str) -> dict[str, Any] | None:
+    """Return what the lines of RESULT and MEMORY hold; None without a RESULT."""
+    lines = [line for line in output.splitlines() if line.startswith(MARKS)]
     if not any(line.startswith("RESULT ") for line in lines):
-        last = (finished.stderr.strip().splitlines() or [f"status {finished.returncode}"])[-1]
-        return f"failed: {last}"
+        return None
     result: dict[str, Any] = {}
     for line in lines:
         result |= json.loads(line.split(" ", 1)[1])

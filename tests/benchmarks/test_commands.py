@@ -167,7 +167,7 @@ def test_equal_time(page: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(equal_time, "train", train)
     out = page.parent / "points"
     rows = run("equal_time", page, "--minutes", "0.02", "0.1", "--out", str(out))
-    names = ["small-sasrec-idbert-0.02", "small-sasrec-idbert-0.1"]
+    names = [f"small-sasrec-idbert-ml-1m-sasrec-{minutes}" for minutes in ("0.02", "0.1")]
     assert trained == [
         (f"{names[0]}-tried", 2),
         (names[0], 2),  # 1.2 s of half a second each

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from benchmarks import peers
 from benchmarks.peer_questions import ASKED, SUMMARY, TRAINED, read_questions
 from benchmarks.peer_start import keep_attention_whole
-from benchmarks.peers import PEERS, Peer, run_driver
+from benchmarks.peers import PEERS, Peer, result_at, run_driver
 
 COMMON = """
 import json, sys
@@ -37,6 +37,26 @@ data = common.Data(rest[rest.index("--data") + 1])
 on = "use_cpu=True"
 if not args.no_eval: common.tic()
 common.emit(args, rest=rest, data=data.path, on=on)
+"""
+
+METER = """
+import time
+class Meter:
+    def __init__(self): self.t_start, self.steps = time.perf_counter(), 0
+    def step(self):
+        self.steps += 1
+        return time.perf_counter() - self.t_start > 0.6
+"""
+STEPS = """
+import common, os, time
+data, meter = common.Data("log"), common.Meter()
+open("file", "w").close()
+while not meter.step(): time.sleep(0.001)
+os.unlink("file")
+if meter.steps == 1: raise ValueError("never trained")
+{worse}
+common.emit(None, steps=meter.steps, seconds=time.perf_counter() - meter.t_start)
+open("ended", "a").write("once ")
 """
 
 
@@ -71,6 +91,33 @@ def test_a_driver_gets_the_architecture_and_its_memory_is_told(options, tmp_path
     assert 0 < result["imports_mib"] <= result["training_mib"] and result["scoring_mib"] > 0
     alone = run_driver(REPLAY, "bert4rec", tmp_path, options, "--no-eval", seconds=3)
     assert alone["training_mib"] > 0 and "scoring_mib" not in alone
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_driver_ranks_at_moments_of_its_training_and_goes_on(options, tmp_path, fails):
+    drivers = options.peers / "drivers"
+    (drivers / "torch.py").write_text("def set_num_threads(count): assert count == 1")
+    meter = "class Meter:\n    def _mark(self): return 1\n"
+    (drivers / "common.py").write_text(COMMON.replace(meter, METER).replace("args, **", "_, **"))
+    worse = 'if meter.t_start + 0.3 > time.perf_counter(): raise ValueError("no")' if fails else ""
+    emit = "common.emit(common.Namespace(no_eval=True), steps"
+    source = STEPS.format(worse=worse).replace("common.emit(None, steps", emit)
+    (drivers / "common.py").open("a").write("from argparse import Namespace\n")
+    (drivers / "drive_replay.py").write_text(source)
+    last = run_driver(
+        REPLAY, "sasrec", tmp_path, options, seconds=1, moments_s=[0.4, 0.2], told=tmp_path
+    )
+    first, second = (result_at(tmp_path, seconds) for seconds in (0.2, 0.4))
+    assert isinstance(second, dict) and isinstance(last, dict)
+    assert 0.4 <= second["seconds"] < 0.6 <= last["seconds"] < 0.9, "the wait counted as training"
+    assert second["steps"] < last["steps"]
+    if fails:
+        assert first == "failed: no ranking after 0.2 s of training"
+    else:
+        assert isinstance(first, dict) and first["steps"] < second["steps"]
+    assert (drivers / "ended").read_text() == "once ", "a copy went on to the training's end"
+    assert not (drivers / "file").exists()
+    assert result_at(tmp_path, 7) == "failed: no ranking after 7 s of training"
 
 
 def test_what_is_missing_or_fails_is_said_in_words(options, tmp_path, monkeypatch):
