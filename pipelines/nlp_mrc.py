@@ -71,6 +71,11 @@ class NlpMrcSettings(RunFolder):
             ("encoder", self.encoder, PretrainedSettings()),
             ("structure", self.structure, StructureSettings()),
         )
+        if self.reader == "dgcnn" and self.training.gradient_checkpointing:
+            raise ConfigError(
+                "training.gradient_checkpointing recomputes an encoder's layers, and reader=dgcnn "
+                "has none. Leave it out."
+            )
         if self.reader == "encoder":
             unused = (("dgcnn", self.dgcnn, DgcnnSettings()),)
         for name, value, default in unused:

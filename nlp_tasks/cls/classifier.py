@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from idbert.errors import CheckpointError, ConfigError
 from idbert.run_dir import RunDir
+from idbert.training.devices import device_type
 from nlp_tasks.cls.labels import LabelMap
 from nlp_tasks.cls.model import TextClassifier, load_text_classifier
 from nlp_tasks.cls.prediction import TOKEN_BUDGET, Decisions, decide, text_logits
@@ -192,8 +193,7 @@ def model_folders(run: Path) -> list[Path]:
 def usable_device(device: str) -> str:
     """Return torch's name of a device that is there."""
     if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return "cpu" if accelerator is None else accelerator.type
+        return device_type(device)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

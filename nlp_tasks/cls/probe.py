@@ -37,6 +37,8 @@ PENALTY = 0.05
 """Weight of |w|^2 / 2, w in units of the vectors' standard deviation, beside the mean loss."""
 
 MAX_ITERATIONS = 300
+MOST_LABELS = 256
+"""Of several labels a text; each is a regression of its own, of up to a second."""
 
 
 def uses_probe(model: TextClassifier, start: HeadStart) -> bool:
@@ -44,7 +46,8 @@ def uses_probe(model: TextClassifier, start: HeadStart) -> bool:
 
     Args:
         model: Before its training.
-        start: auto: if the head is linear and nothing untrained stands below it.
+        start: auto: if the head is linear and nothing untrained stands below it, and a text has one
+            label or up to 256.
 
     Raises:
         ConfigError: `start` is probe and the head cannot start so.
@@ -54,6 +57,15 @@ def uses_probe(model: TextClassifier, start: HeadStart) -> bool:
         raise ConfigError(
             f"head_start='probe' cannot act: {obstacle}. Set head_start to auto or random."
         )
+    if start == "auto" and obstacle is None and model.config.label_kind == "multi":
+        count = model.config.num_outputs
+        if count > MOST_LABELS:
+            logger.info(
+                "the head of %d labels starts at random: head_start=probe would fit a regression "
+                "to each",
+                count,
+            )
+            return False
     return start != "random" and obstacle is None
 
 

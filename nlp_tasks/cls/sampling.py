@@ -180,7 +180,8 @@ def _dealt(examples: Examples, seed: int) -> tuple[np.ndarray, np.ndarray, np.nd
         raise DataError("examples without targets cannot be split by them. Label them first.")
     keys: Sequence[object] = examples.texts
     if examples.pairs is not None:
-        keys = list(zip(examples.texts, examples.pairs, strict=True))
+        # A pair and its mirror are one: their texts say the same of each other.
+        keys = [tuple(sorted(pair)) for pair in zip(examples.texts, examples.pairs, strict=True)]
     numbers: dict[object, int] = {}
     groups_N = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     first = np.unique(groups_N, return_index=True)[1]

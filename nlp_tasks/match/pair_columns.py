@@ -110,7 +110,7 @@ def labels_of_pairs(
         raise DataError(
             f"{table.source} has no column '{column}'; its columns: {', '.join(table.columns)}."
             f"{suggestion(column, table.columns)} Name the labels' column with label_column, or "
-            "set it to null if the pairs have no labels and all belong together."
+            "set kind to none if the pairs have no labels and all belong together."
         )
     if names is not None:
         labels = LabelMap("single", tuple(names))

@@ -2,18 +2,25 @@
 
 import logging
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 
 from idbert.errors import ConfigError, DataError
-from nlp_tasks.cls.labels import LabelMap, labels_of, targets_of
+from nlp_tasks.cls.labels import labels_of, targets_of
 from nlp_tasks.held_out import check_dev_share
 from nlp_tasks.match.closure import ClosureSettings, close_transitively, split_by_component
 from nlp_tasks.match.from_classes import pairs_of_classes
 from nlp_tasks.match.mining import labelled_negatives
 from nlp_tasks.match.pair_checks import pair_keys
-from nlp_tasks.match.pairs import NO_ROW, PairExamples, PairSettings, read_pairs
+from nlp_tasks.match.pairs import (
+    LABEL_COLUMN,
+    NO_ROW,
+    PairExamples,
+    PairSettings,
+    read_pairs,
+)
 from nlp_tasks.tables import read_table
 from nlp_tasks.text_columns import text_column
 
@@ -172,11 +179,26 @@ def _parts_of_pairs(data: MatchData) -> tuple[PairExamples, dict[str, PairExampl
 
 def _read_alike(path: str, settings: PairSettings, train: PairExamples) -> PairExamples:
     """Read other pairs as the training pairs were; where those have no labels, these may."""
+    settings = replace(settings, negatives_column=None)  # nothing learns from these
     if train.kind == "none":
-        labelled = replace(settings, kind="auto")
-        return read_pairs(path, labelled if settings.kind == "none" else settings)
+        return read_pairs(path, _with_labels(path, settings))
     names = train.names if train.kind == "class" else None
     return read_pairs(path, train.resolved(settings), names=names)
+
+
+def _with_labels(path: str, settings: PairSettings) -> PairSettings:
+    """Let a file have second texts and labels, in the usual columns if the settings name none."""
+    if Path(path).suffix.lower() == ".txt":
+        return settings
+    columns = read_table(path, quotes=settings.quotes).columns
+    usual = {"second_column": PairSettings.second_column, "label_column": LABEL_COLUMN}
+    named = {
+        name: getattr(settings, name) or (column if column in columns else None)
+        for name, column in usual.items()
+    }
+    if named["label_column"] == LABEL_COLUMN and LABEL_COLUMN not in columns:
+        named["label_column"] = None  # what was never named need not be there
+    return replace(settings, kind="auto", **named)
 
 
 def _can_be_held_out(train: PairExamples, data: MatchData) -> bool:
@@ -190,47 +212,73 @@ def _can_be_held_out(train: PairExamples, data: MatchData) -> bool:
 
 
 def _parts_of_classes(data: MatchData) -> tuple[PairExamples, dict[str, PairExamples]]:
-    texts, labels, known = _labelled_texts(data.train, data, None)
-    parts: dict[str, tuple[list[str], list[str]]] = {}
+    parts = {"training": _labelled_texts(data.train, data)}
     share = DEV_SHARE if data.dev_share is None else data.dev_share
     if data.dev is None and share:
-        different = list(dict.fromkeys(texts))
-        order = np.random.default_rng(data.split_seed).permutation(len(different))
-        count = max(1, int(share * len(different)))
-        held_out = {different[place] for place in order[:count]}
-        rows = list(zip(texts, labels, strict=True))
-        kept = [row for row in rows if row[0] not in held_out]
-        rest = [row for row in rows if row[0] in held_out]
-        if not kept or not rest:
+        is_out_N = _held_out_of_classes(*parts["training"], share, data.split_seed)
+        if not is_out_N.any() or is_out_N.all():
             raise DataError(f"{data.train} has too few texts to hold some out. Give data.dev.")
-        texts, labels = map(list, zip(*kept, strict=True))
-        parts["validation"] = tuple(map(list, zip(*rest, strict=True)))  # type: ignore[assignment]
     for name, path in (("validation", data.dev), ("test", data.test)):
         if path is not None:
-            parts[name] = _labelled_texts(path, data, known)[:2]
-    made = {
-        name: pairs_of_classes(
-            *labelled,
-            positives_per_text=data.classes.positives_per_text,
-            negatives_per_text=data.classes.negatives_per_text,
-            seed=data.split_seed,
-            source=f"pairs of {name}",
-        )
-        for name, labelled in ({"training": (texts, labels)} | parts).items()
-    }
+            parts[name] = _labelled_texts(path, data)
+    rows = {name: np.arange(len(texts)) for name, (texts, _) in parts.items()}
+    if data.dev is None and share:
+        parts["validation"] = parts["training"]
+        rows |= {"training": np.flatnonzero(~is_out_N), "validation": np.flatnonzero(is_out_N)}
+    made = {}
+    for name in ("training", "validation", "test"):
+        if name in parts:
+            texts, labels = ([column[row] for row in rows[name]] for column in parts[name])
+            pairs = pairs_of_classes(
+                texts,
+                labels,
+                positives_per_text=data.classes.positives_per_text,
+                negatives_per_text=data.classes.negatives_per_text,
+                seed=data.split_seed,
+                source=f"pairs of {name}",
+            )
+            made[name] = replace(pairs, rows=rows[name][pairs.rows])
     return made.pop("training"), made
 
 
-def _labelled_texts(
-    path: str, data: MatchData, known: LabelMap | None
-) -> tuple[list[str], list[str], LabelMap]:
+def _held_out_of_classes(
+    texts: list[str], labels: list[str], share: float, seed: int
+) -> Bool[np.ndarray, "N"]:
+    """Hold out a share of each large class's texts, and that share of the small classes, whole.
+
+    So every class that is cut keeps two texts on either side at least, which can be a pair; and
+    there are two classes at least, which pairs that do not belong together need.
+    """
+    first = dict(zip(reversed(texts), reversed(labels), strict=True))  # a text's first label
+    texts_of: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        texts_of.setdefault(first[text], []).append(text)
+    rng = np.random.default_rng(seed)
+    held_out: set[str] = set()
+    small = []
+    for own in texts_of.values():
+        count = round(share * len(own))
+        if 2 <= count <= len(own) - 2:
+            held_out.update(own[place] for place in rng.permutation(len(own))[:count])
+        else:
+            small.append(own)
+    wanted, num_classes = share * sum(map(len, small)), len(texts_of) - len(small)
+    for place in rng.permutation(len(small)).tolist():
+        if wanted < 1 and num_classes > 1:
+            break
+        held_out.update(small[place])
+        wanted, num_classes = wanted - len(small[place]), num_classes + 1
+    return np.fromiter((text in held_out for text in texts), bool, len(texts))
+
+
+def _labelled_texts(path: str, data: MatchData) -> tuple[list[str], list[str]]:
     table = read_table(path, quotes=data.quotes)
     texts = text_column(table, str(data.classes.text_column), "classes.text_column")
     column = str(data.label_column)
     table.column(column, "label_column")
-    labels = known or labels_of(table, column, "single", None)
+    labels = labels_of(table, column, "single", None)
     places = targets_of(table, column, labels, None)
-    return texts, [labels.names[place] for place in places.tolist()], labels
+    return texts, [labels.names[place] for place in places.tolist()]
 
 
 def _warn_of_leaks(train: PairExamples, evaluated: dict[str, PairExamples]) -> None:

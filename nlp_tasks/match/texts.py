@@ -24,6 +24,8 @@ class TextFileSettings:
     id_column: str | None = None
     """The column of the ids, whole numbers or text. Default: id where there is such a column, else
     the row's number, from 1."""
+    quotes: bool = True
+    """Whether double quotes enclose fields of csv and tsv files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,14 @@ def read_texts(
     """
     path = Path(file).expanduser()
     is_lines = path.suffix.lower() == ".txt"
-    table, name = lines_of(path) if is_lines else (read_table(path), settings.text_column)
+    table, name = (
+        lines_of(path)
+        if is_lines
+        else (
+            read_table(path, quotes=settings.quotes),
+            settings.text_column,
+        )
+    )
     texts = text_column(table, name, f"--{prefix}text_column")
     column = settings.id_column
     if column is None and ID in table.columns and ID != name:

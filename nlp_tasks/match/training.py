@@ -1,5 +1,7 @@
 """Training of towers: sentence-transformers' trainer, made resumable, under our settings."""
 
+import hashlib
+import json
 import logging
 import math
 import os
@@ -41,6 +43,7 @@ from nlp_tasks.match.towers import DOCUMENT, QUERY
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
+HASHED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ class PairBatches:
         if processes > 1:
             return len(self.dataset) // self.size // processes
         return math.ceil(len(self.dataset) / self.size)
+
+    def fingerprint(self) -> str:
+        """Return what tells other pairs of the same number apart."""
+        digest = hashlib.sha256(f"{self.size} {self.unique}".encode())
+        for name in self.dataset.column_names:
+            digest.update(json.dumps(name).encode())
+            column = self.dataset.select_columns([name])
+            for rows in column.iter(batch_size=HASHED_AT_ONCE):
+                digest.update(json.dumps(rows[name]).encode())
+        return digest.hexdigest()
 
 
 class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):

@@ -27,7 +27,8 @@ class DecodingSettings:
     threshold: float | int | None = None
     """A question has no answer where the best span is not better than "no answer" by so much.
     Default: found on the validation part, if there are questions without an answer in it; else all
-    are answered."""
+    are answered. Where a head says whether there is an answer (span.answer_share), it is its logit
+    that must be above this, and spans do not count."""
 
     def __post_init__(self) -> None:
         if self.max_answer_length < 1:
@@ -111,11 +112,11 @@ def find_spans(
             parts.append((np.repeat(places_B, found[0].shape[1]), *(t.ravel() for t in found[:-1])))
             nulls_N[places_B] = found[-1]
             if output.answer_logits is not None:
-                answers_N[places_B] = output.answer_logits.double().cpu().numpy()
+                answers_N[places_B] = output.answer_logits.cpu().double().numpy()
             if losses_N is not None and positions_N2 is not None:
                 starts_B, ends_B = torch.from_numpy(positions_N2[places_B].T).to(model.device)
                 losses_B = model.heads.losses(output, mask_BL, starts_B, ends_B)
-                losses_N[places_B] = losses_B.double().cpu().numpy()
+                losses_N[places_B] = losses_B.cpu().double().numpy()
     finally:
         model.train(was_training)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -157,8 +158,8 @@ def best_spans(
     log_BK = loss.log_probabilities(output.start_logits, mask_BL).gather(
         1, starts_BK
     ) + loss.log_probabilities(output.end_logits, mask_BL).gather(1, ends_BK)
-    tensors = (scores_BK.double(), starts_BK, ends_BK, log_BK.double(), null_B.double())
-    return tuple(tensor.cpu().numpy() for tensor in tensors)
+    numbers = [tensor.cpu().double().numpy() for tensor in (scores_BK, log_BK, null_B)]
+    return numbers[0], starts_BK.cpu().numpy(), ends_BK.cpu().numpy(), *numbers[1:]
 
 
 def _merged(

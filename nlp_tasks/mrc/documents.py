@@ -34,6 +34,8 @@ class DocumentColumns:
     """The column of the names. Default: "id" where there is one, else the rows are numbered."""
     text: str = "text"
     """The column of the texts."""
+    quotes: bool = True
+    """Whether double quotes enclose fields of csv and tsv files."""
 
 
 def read_documents(
@@ -65,7 +67,7 @@ def read_documents(
         return [Document(file.relative_to(path).as_posix(), decoded_text(file)) for file in files]
     if path.suffix.lower() in TEXT_FILES and path.is_file():
         return [Document(path.name, decoded_text(path))]
-    table = read_table(path)
+    table = read_table(path, quotes=columns.quotes)
     texts = table.column(columns.text, "--columns.text")
     wrong = [row for row, text in enumerate(texts) if not isinstance(text, str | None)]
     if wrong:

@@ -101,6 +101,13 @@ class CorpusSettings:
                 )
             else:
                 found = documents_of(decoded_text(file))
+                lines = sum(text.count("\n") + 1 for text in found)
+                if lines > LONG_DOCUMENT * len(found):
+                    logger.warning(
+                        "%s: blank lines part its %d lines into %d documents. Where each line is "
+                        "a document of its own, take the blank lines out",
+                        file, lines, len(found),
+                    )  # fmt: skip
             texts = [text for text in found if text.strip()]
             empty = len(found) - len(texts)
             logger.info("%s: %d texts%s", file, len(texts), f", {empty} empty ones" * (empty > 0))
@@ -212,6 +219,10 @@ def hold_out(documents: Sequence[str], share: float, *, seed: int, least: int = 
     """
     kept, held_out = held_out_places(documents, share, seed=seed, least=least)
     return Corpus([documents[n] for n in kept], [documents[n] for n in held_out])
+
+
+LONG_DOCUMENT = 1_000
+"""Lines of a document, in the mean of a file, that are seldom meant to be one."""
 
 
 def held_out_places(

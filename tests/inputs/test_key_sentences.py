@@ -1,3 +1,6 @@
+import itertools
+
+import networkx
 import numpy as np
 import pytest
 
@@ -100,6 +103,27 @@ def test_ranks_are_the_eigenvector_of_textrank():
     chance = similarity / similarity.sum(axis=1, keepdims=True)
     expected = np.linalg.solve(np.eye(5) - 0.85 * chance.T, np.full(5, 0.15 / 5))
     assert rank_sentences(sentences) == pytest.approx(expected, abs=1e-5)
+
+
+def test_ranks_are_those_of_networkx():
+    rng = np.random.default_rng(0)
+    sentences = [" ".join(f"w{n}" for n in rng.integers(60, size=rng.integers(1, 9)))
+                 for _ in range(80)] + ["alone", "by itself"]  # fmt: skip
+    words = [set(sentence.split()) for sentence in sentences]
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(len(words)))
+    for i, j in itertools.combinations(range(len(words)), 2):
+        if words[i] & words[j]:
+            sizes = np.log1p(len(words[i])) + np.log1p(len(words[j]))
+            graph.add_edge(i, j, weight=len(words[i] & words[j]) / sizes)
+    expected = networkx.pagerank(graph)
+    assert rank_sentences(sentences) == pytest.approx([expected[n] for n in graph], abs=1e-6)
+
+
+def test_many_sentences_that_share_words_are_ranked_in_short_time():
+    text = "".join(f"the x{k % 5} and y{k}. " for k in range(1500))
+    (short,) = key_sentences([text], [100], characters)
+    assert 0 < len(short) <= 100
 
 
 def test_many_sentences_are_ranked_in_short_time():

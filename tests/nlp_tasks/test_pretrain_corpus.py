@@ -1,6 +1,7 @@
 """The texts of a pretraining: from files to documents, held out, and a vocabulary of them."""
 
 import logging
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +9,16 @@ import pytest
 from idbert.errors import DataError
 from nlp_tasks.pretrain.corpus import CorpusSettings, documents_of, hold_out, read_corpus
 from nlp_tasks.pretrain.vocabulary import VocabularySettings
+
+
+def test_one_blank_line_among_many_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    file = tmp_path / "domain.txt"
+    file.write_text("\n".join(["line"] * 3000 + [""] + ["line"] * 3000))
+    assert len(CorpusSettings().read(str(file))) == 2
+    assert "part its 6000 lines into 2 documents" in caplog.text
+    caplog.clear()
+    file.write_text("\n\n".join(["line\nline"] * 3000))
+    assert len(CorpusSettings().read(str(file))) == 3000 and "part its" not in caplog.text
 
 
 def test_documents_are_lines_or_what_stands_between_blank_lines():

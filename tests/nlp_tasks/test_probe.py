@@ -140,4 +140,6 @@ def test_a_pooler_that_the_checkpoint_lacks_is_untrained_too(bert):
 def test_a_plain_linear_head_starts_from_a_probe_unless_told_otherwise(bert, pooling):
     model = build(bert, pooling=PoolingSettings(pooling))
     assert uses_probe(model, "auto") and uses_probe(model, "probe")
+    many = build(bert, "multi", probe.MOST_LABELS + 1)
+    assert not uses_probe(many, "auto") and uses_probe(many, "probe")
     assert not uses_probe(model, "random")

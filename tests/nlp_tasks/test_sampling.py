@@ -174,6 +174,16 @@ def test_equal_texts_never_stand_on_both_sides():
         assert len(train) and len(held_out)
 
 
+def test_a_pair_and_its_mirror_are_on_one_side():
+    texts = [f"a{n}" for n in range(30)] + [f"b{n}" for n in range(30)]
+    pairs = [*texts[30:], *texts[:30]]
+    targets = np.arange(60) % 30 % 2
+    examples = Examples(texts, pairs, targets, LabelMap("single", ("a", "b")), np.arange(60))
+    for kept, out in folds(examples, 5):
+        sides = [{frozenset((texts[n], pairs[n])) for n in side} for side in (kept, out)]
+        assert not sides[0] & sides[1]
+
+
 def test_pairs_are_equal_only_if_both_texts_are():
     texts = ["same"] * 20
     pairs = [str(row) for row in range(20)]

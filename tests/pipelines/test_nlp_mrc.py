@@ -231,6 +231,7 @@ def test_a_reader_on_an_encoder_needs_one(tmp_path):
     ("setting", "words"),
     [
         ("--reader=dgcnn", "model cannot act with reader 'dgcnn'"),
+        ("--reader=dgcnn --training.gradient_checkpointing=true", "and reader=dgcnn has none"),
         ("--dgcnn.width=12", "dgcnn cannot act with reader 'encoder'"),
         ("--windows.max_length=100", "windows.max_length is 100, and the model reads at most 64"),
         ("--windows.stride=30", "stride is 30, and max_length 32 leaves room for 23 tokens"),
@@ -243,7 +244,7 @@ def test_a_reader_on_an_encoder_needs_one(tmp_path):
     ],
 )
 def test_settings_that_cannot_be_are_refused(folder, tmp_path, setting, words):
-    assert words in refused(folder, tmp_path, setting)
+    assert words in refused(folder, tmp_path, *setting.split())
 
 
 def test_dev_file_and_share_exclude_each_other(folder, tmp_path):

@@ -1,6 +1,7 @@
 """The parts of a matching: held out without leaks, closed, made of classes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +50,52 @@ def test_pairs_without_labels_may_be_validated_by_labelled_ones(tmp_path):
     assert read_match_parts(MatchData(train=str(alone))).validation is None
     with pytest.raises(ConfigError, match="texts alone validate nothing"):
         read_match_parts(MatchData(train=str(alone), dev_share=0.2))
+
+
+def test_labels_of_other_files_are_read_where_the_training_pairs_have_none(tmp_path):
+    """A pair that is labelled 0 must not count as a right answer."""
+    train = tmp_path / "train.jsonl"
+    lines = [json.dumps({"text_a": f"a{n}", "text_b": f"b{n}"}) for n in range(4)]
+    train.write_text("\n".join(lines))
+    dev = pair_file(tmp_path / "dev.jsonl", [("p", "q", 1), ("r", "s", 0)])
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text(json.dumps({"text_a": "p", "text_b": "q"}))
+    for settings in ({"label_column": None}, {"kind": "none"}):
+        parts = read_match_parts(MatchData(train=str(train), dev=dev, test=str(bare), **settings))
+        assert parts.train.kind == "none" and parts.validation.kind == "binary"
+        assert parts.evaluated["test"].kind == "none"
+    alone = MatchData(train=str(train), dev=dev, second_column=None)
+    assert read_match_parts(alone).validation.kind == "binary"
+
+
+def test_negatives_are_asked_of_the_training_pairs_alone(tmp_path):
+    train = tmp_path / "train.jsonl"
+    lines = [{"text_a": f"a{n}", "text_b": f"b{n}", "wrong": [f"c{n}"]} for n in range(4)]
+    train.write_text("\n".join(map(json.dumps, lines)))
+    dev = pair_file(tmp_path / "dev.jsonl", [("p", "q", 1), ("r", "s", 0)])
+    settings = {"negatives_column": "wrong", "kind": "none"}
+    parts = read_match_parts(MatchData(train=str(train), dev=dev, **settings))
+    assert parts.train.negatives[0] == ["c0"] and parts.validation.negatives is None
+
+
+@pytest.mark.parametrize(("classes", "size"), [(40, 2), (100, 3), (20, 10), (3, 50)])
+def test_of_classes_two_texts_or_none_are_held_out(tmp_path, classes: int, size: int):
+    rows = [{"text": f"t{c}-{n}", "label": f"c{c}"} for n in range(size) for c in range(classes)]
+    file = tmp_path / "classes.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    data = MatchData(train=str(file), classes=ClassPairSettings(text_column="text"))
+    parts = read_match_parts(data)
+    for part in (parts.train, parts.validation):
+        assert 0.3 < part.targets.mean() < 0.6, "texts have lost their class"
+        assert all(
+            rows[row]["text"] == text for row, text in zip(part.rows, part.firsts, strict=True)
+        )
+    held_out = {*parts.validation.firsts, *parts.validation.seconds}
+    assert 0.05 < len(held_out) / len(rows) <= 0.2
+    others = [{"text": f"u{n}", "label": f"new {n // 2}"} for n in range(6)]
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text("\n".join(map(json.dumps, others)))
+    assert read_match_parts(replace(data, dev=str(dev))).validation.targets.sum() == 3
 
 
 def test_what_the_training_pairs_imply_is_added_on_demand(chain: str):

@@ -280,6 +280,18 @@ def test_settings_that_cannot_act_are_refused(tmp_path, settings: dict, options:
         trainer_of(tmp_path, replace(SETTINGS, **settings), **options)
 
 
+def test_a_checkpoint_of_other_pairs_is_refused(tmp_path):
+    trained(tmp_path, replace(SETTINGS, epochs=1))
+    trainer = trainer_of(tmp_path, SETTINGS)
+    dataset = trainer._loader.dataset
+    name = dataset.column_names[0]
+    values = ["another text", *dataset[name][1:]]
+    changed = dataset.remove_columns([name]).add_column(name, values)
+    trainer._loader = replace(trainer._loader, dataset=changed.select_columns(dataset.column_names))
+    with pytest.raises(CheckpointError, match="was written with data"):
+        trainer.train_or_resume()
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     trained(tmp_path, replace(SETTINGS, epochs=1))
     with pytest.raises(CheckpointError, match="was written with"):

@@ -195,7 +195,7 @@ def test_an_empty_text_is_named_by_row_and_column(empty: Any):
     [
         ({"first_column": "text_x"}, "no column 'text_x'.*Did you mean 'text_[ab]'.*first_column"),
         ({"second_column": "b"}, "no column 'b'.*Name the right one with second_column"),
-        ({"label_column": "labels"}, "no column 'labels'.*'label'.*set it to null if the pairs"),
+        ({"label_column": "labels"}, "no column 'labels'.*'label'.*set kind to none if"),
         ({"negatives_column": "n"}, "no column 'n'.*negatives_column"),
     ],
 )

@@ -10,7 +10,7 @@ from idbert.errors import ConfigError, DataError
 from nlp_tasks.match import scoring
 from nlp_tasks.match.matcher import Matcher, MatchFacts
 from nlp_tasks.match.pair_classifier import PairClassifier
-from nlp_tasks.match.scoring import Question, answer, encode, ranking
+from nlp_tasks.match.scoring import Question, answer, encode, ranking, validation_of
 from nlp_tasks.match.settings import TowerSettings
 from tests.nlp_tasks.match.match_world import pairs, tiny_towers
 
@@ -64,6 +64,14 @@ def test_a_classifier_answers_where_there_is_one(towers, kind: str):
         question = Question.about(examples, has_classifier=False)
         without = answer(towers, None, examples, question)
         np.testing.assert_array_equal(without.scored.scores, without.cosines_N)
+
+
+def test_where_labels_decide_a_validation_searches_nothing(towers, monkeypatch):
+    examples = pairs(12, "binary")
+    question = Question.about(examples, has_classifier=False)
+    expected = answer(towers, None, examples, question).figures()
+    monkeypatch.setattr(scoring, "ranking", None)
+    assert validation_of(towers, None, examples, question)() == expected
 
 
 def test_what_cannot_be_asked_is_refused():

@@ -41,6 +41,14 @@ def test_a_text_file_is_one_text_a_line(tmp_path: Path):
     assert found.texts == ["one two", "three"] and found.ids.to_pylist() == [1, 3]
 
 
+def test_quotes_may_be_parts_of_the_texts(tmp_path: Path):
+    path = tmp_path / "texts.tsv"
+    path.write_text('id\ttext\n7\t"Hello" he said\n8\t5" wide\n', encoding="utf-8")
+    with pytest.raises(DataError, match="set quotes to false"):
+        read_texts(path)
+    assert read_texts(path, TextFileSettings(quotes=False)).texts == ['"Hello" he said', '5" wide']
+
+
 def test_other_columns_are_named(tmp_path: Path):
     frame = FRAME.rename(columns={"id": "key", "text": "words"}).assign(key=[7, 8, 9])
     settings = TextFileSettings(text_column="words", id_column="key")

@@ -203,6 +203,13 @@ def test_a_folder_and_a_table_give_the_same_documents(tmp_path: Path) -> None:
     assert read_documents(folder / "b.txt") == documents[:1]
 
 
+def test_quotes_may_be_parts_of_the_documents(tmp_path: Path) -> None:
+    path = tmp_path / "passages.tsv"
+    path.write_text('id\ttext\na\t"Hello" he said\n', encoding="utf-8")
+    columns = DocumentColumns(quotes=False)
+    assert read_documents(path, columns) == [Document("a", '"Hello" he said')]
+
+
 def test_rows_without_names_are_numbered(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "a"}\n{"text": null}\n', encoding="utf-8")

@@ -26,7 +26,8 @@ class Huber(NumberLoss):
         """Where the loss turns from squared to linear."""
 
         delta: float = 1.0
-        """Error from which on the loss grows linearly, in units of the number."""
+        """Error from which on the loss grows linearly, in units of what the head learns: in nlp_cls
+        standard deviations of the training numbers."""
 
         def __post_init__(self) -> None:
             if not 0.0 < self.delta < float("inf"):
