@@ -46,9 +46,10 @@ def target_ranks(
     score: Score,
     targets_U: Integer[np.ndarray, "U"],
     seen_items: Integer[np.ndarray, "T"],
-    seen_offsets: Integer[np.ndarray, "U+1"],
+    seen_offsets: Integer[np.ndarray, "_"],
     *,
     vocab_size: int,
+    seen_stops: Integer[np.ndarray, "U"] | None = None,
     filter_seen: bool = True,
     first_item: int = FIRST_ITEM,
     top_k: int = 20,
@@ -69,6 +70,8 @@ def target_ranks(
         seen_items: the users' whole histories end to end, as vocabulary rows.
         seen_offsets: user u's history is `seen_items[seen_offsets[u] : seen_offsets[u + 1]]`.
         vocab_size: V, special rows included.
+        seen_stops: user u's history is `seen_items[seen_offsets[u] : seen_stops[u]]` then, so that
+            histories may overlap and have gaps between them.
         filter_seen: leave the history out of the ranking.
         first_item: rows below it are special tokens and are never ranked.
         top_k: K, how many of the best items to keep; at most V.
@@ -101,9 +104,11 @@ def target_ranks(
         targets_B = torch.from_numpy(chunk_targets).to(device)
         target_scores_B = scores_BV[users_B, targets_B]
         if filter_seen:
-            bounds = seen_offsets[start : stop + 1]
-            rows = seen_items[bounds[0] : bounds[-1]].astype(np.int64)
-            users = np.repeat(np.arange(stop - start), np.diff(bounds))
+            starts_B = seen_offsets[start:stop]
+            stops_B = seen_offsets[start + 1 : stop + 1]
+            lengths_B = (stops_B if seen_stops is None else seen_stops[start:stop]) - starts_B
+            rows = seen_items[_places(starts_B, lengths_B)].astype(np.int64)
+            users = np.repeat(np.arange(stop - start), lengths_B)
             seen_targets += len(np.unique(users[rows == chunk_targets[users]]))
             index = torch.from_numpy(np.stack([users, rows])).to(device)
             scores_BV[index[0], index[1]] = -torch.inf
@@ -115,10 +120,18 @@ def target_ranks(
         top_UK[start:stop] = top_BK.cpu().numpy()
         # Comparisons written as float32 add up ten times faster than booleans, and exactly (2^24).
         out_BV = compared_BV[: stop - start]
-        greater_B = torch.gt(scores_BV, target_scores_B[:, None], out=out_BV).sum(1)
-        equal_B = torch.eq(scores_BV, target_scores_B[:, None], out=out_BV).sum(1)
-        ranks_U[start:stop] = (1 + greater_B.double() + (equal_B.double() - 1) / 2).cpu()
+        greater_B = torch.gt(scores_BV, target_scores_B[:, None], out=out_BV).sum(1).cpu()
+        equal_B = torch.eq(scores_BV, target_scores_B[:, None], out=out_BV).sum(1).cpu()
+        ranks_U[start:stop] = 1 + greater_B.double() + (equal_B.double() - 1) / 2
     return Ranking(ranks_U, top_UK, seen_targets)
+
+
+def _places(
+    starts_B: Integer[np.ndarray, "B"], lengths_B: Integer[np.ndarray, "B"]
+) -> Int64[np.ndarray, "T"]:
+    """Return the places of some slices of an array, end to end."""
+    before_B = np.cumsum(lengths_B) - lengths_B
+    return np.repeat(starts_B - before_B, lengths_B) + np.arange(int(lengths_B.sum()))
 
 
 def _received(score: Score, start: int, stop: int, vocab_size: int) -> Tensor:

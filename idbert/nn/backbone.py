@@ -49,6 +49,12 @@ class Backbone(nn.Module):
         self.width = self.fusion.width if self.block is None else self.block.width
         """Width of the vectors that come out."""
 
+    @property
+    def leaves_layers_unread(self) -> bool:
+        """Whether no layer from some one on reaches the fusion, so that it gets no gradient."""
+        fusion = self.fusion
+        return fusion.needs_all_states and fusion.layers[-1] < fusion.num_states - 1
+
     def forward(
         self,
         input_ids: Int[Tensor, "B L"],

@@ -96,7 +96,8 @@ class TimeBias(nn.Embedding):
         dtype: torch.dtype,
     ) -> Float[Tensor, "B H Q L"]:
         """Return the bias for a fused kernel, lowest where a query may not look."""
-        bias_BHQL: Tensor = self(buckets_BQL).to(dtype)
+        # GPUs' kernels read masks whose keys lie side by side
+        bias_BHQL: Tensor = self(buckets_BQL).to(dtype).contiguous()
         if visible is None:
             return bias_BHQL
         return bias_BHQL.masked_fill(~visible, torch.finfo(dtype).min)

@@ -119,7 +119,7 @@ class TrainingSettings:
     """Averages of the weights"""
 
     device: str = "auto"
-    """auto: the GPU where there is one; cpu."""
+    """auto: the GPU of CUDA or ROCm where there is one, the first of several; cpu."""
 
     num_workers: int = 0
     """Processes that build batches ahead; 0: none beside the one that trains."""

@@ -11,6 +11,15 @@ STATE = "trainer_state.json"
 """Of a checkpoint: where the trainer stood, and all that it has logged."""
 
 
+VALIDATION_LOSS = "validation_loss"
+"""Its name in a curve, where "loss" is that of the training."""
+
+
+def name_in_curve(metric: str) -> str:
+    """Return what a metric of the validation part is called in a curve."""
+    return VALIDATION_LOSS if metric == "loss" else metric
+
+
 def curve_of(log_history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Return loss and metrics over time, one row a step at which anything was reported.
 
@@ -24,7 +33,7 @@ def curve_of(log_history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]
     rows: dict[int, dict[str, float]] = {}
     for entry in log_history:
         values = {
-            "validation_loss" if name == "eval_loss" else name.removeprefix("eval_"): value
+            VALIDATION_LOSS if name == "eval_loss" else name.removeprefix("eval_"): value
             for name, value in entry.items()
             if name in ("loss", "learning_rate") or name.startswith("eval_")
         }

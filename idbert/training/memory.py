@@ -21,6 +21,7 @@ from idbert.nn.item_models import ItemModel
 from idbert.nn.losses.catalogue import ChunkedSoftmax, usual_chunk
 from idbert.nn.losses.sampled import SampledSoftmax
 from idbert.training.arguments import TrainingSettings
+from idbert.training.devices import device_type
 from idbert.training.machine_memory import free_bytes
 from idbert.training.row_adamw import wants_sparse_rows
 from idbert.training.validation import Validation, chunk_memory_mib
@@ -170,13 +171,13 @@ def workload_of(
     per_target, copies = config.vocab_size, 4
     scored = targets
     if loss.draws_rows:
-        per_target = int((config.loss_options or {}).get("negatives", SAMPLED_NEGATIVES))
+        per_target = int(getattr(loss.options, "negatives", SAMPLED_NEGATIVES))
         # Where each target has negatives of its own, their vectors are read for each.
         copies = 2 * config.hidden_size if config.loss == "bce" else 4
         if isinstance(loss, SampledSoftmax):
-            scored = min(targets, usual_chunk(per_target, _device_type(settings)))
+            scored = min(targets, usual_chunk(per_target, device_type(settings.device)))
     elif isinstance(loss, ChunkedSoftmax):
-        usual = usual_chunk(config.vocab_size, _device_type(settings))
+        usual = usual_chunk(config.vocab_size, device_type(settings.device))
         scored, copies = min(targets, loss.chunk_size or usual), 2
     is_fused = config._attn_implementation != "eager" and not config.attention_probs_dropout_prob
     is_fused &= config.time_bias == "none"
@@ -202,10 +203,6 @@ def workload_of(
         several_processes=size > 1,
         users=users,
     )
-
-
-def _device_type(settings: TrainingSettings) -> str:
-    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def check_memory(
@@ -234,7 +231,8 @@ def check_memory(
     """
     if not settings.check_memory:
         return
-    with_gpu = _device_type(settings) == "cuda"
+    device = device_type(settings.device)
+    with_gpu = device == "cuda"
     if free is None:
         # The processes of this machine share its memory, and each GPU is one process's own.
         free = free_bytes(torch.device("cuda" if with_gpu else "cpu"))
@@ -254,7 +252,7 @@ def check_memory(
     raise ConfigError(
         f"This training needs about {in_gib(needed(estimate))} more memory, and "
         f"{in_gib(free)} are free: {estimate.in_words()}. "
-        f"{_advice(workload, batches.token_budget, longest, needed, free, _device_type(settings))} "
+        f"{_advice(workload, batches.token_budget, longest, needed, free, device)} "
         "--training.check_memory false trains nevertheless."
     )
 

@@ -20,7 +20,6 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from idbert import processes
-from idbert.inputs.planned_loader import PlannedLoader
 from idbert.nn.progress_bars import without_progress_bars
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import WeightAverage
@@ -149,8 +148,13 @@ class ResumableTrainer(Trainer):
 
     def _arguments(self, output_dir: Path, metric: str | None) -> TrainingArguments:
         """Return the settings in the words of the trainer."""
+        backbone = getattr(self._model, "backbone", None)
         return to_training_arguments(
-            self._settings, output_dir, steps_per_epoch=self._steps_per_epoch, metric=metric
+            self._settings,
+            output_dir,
+            steps_per_epoch=self._steps_per_epoch,
+            metric=metric,
+            finds_unused=backbone is not None and backbone.leaves_layers_unread,
         )
 
     # What follows overrides Trainer, whose names and arguments are kept.
@@ -222,7 +226,8 @@ class ResumableTrainer(Trainer):
     @cached_property
     def _data_fingerprint(self) -> str | None:
         """What tells data of the same size apart; None where the loader cannot."""
-        return self._loader.fingerprint() if isinstance(self._loader, PlannedLoader) else None
+        fingerprint = getattr(self._loader, "fingerprint", None)
+        return None if fingerprint is None else str(fingerprint())
 
     @property
     def _origin(self) -> dict[str, Any]:

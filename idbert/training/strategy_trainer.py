@@ -176,6 +176,7 @@ class StrategyTrainer(ResumableTrainer):
                 values = {name: float(value) for name, value in evaluate().items()}
         finally:
             self._trained.train(was_training)
-        if self._metric is not None:
-            check_metric(self._metric, values)
-        return values
+        if self._metric is None:
+            return values
+        check_metric(self._metric, values)
+        return {self._metric: values[self._metric]} | values  # what decides comes first

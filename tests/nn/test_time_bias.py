@@ -9,7 +9,7 @@ from idbert.nn import cpu_attention as cpu
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.cpu_attention import cpu_attention
 from idbert.nn.item_models import ItemModel, MaskedItemModel, NextItemModel, load_item_model
-from idbert.nn.time_bias import TimeBiasSettings, check_timestamps, time_buckets
+from idbert.nn.time_bias import TimeBias, TimeBiasSettings, check_timestamps, time_buckets
 from idbert.nn.word_config import WordEncoderSettings
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 0, 0, 0]])
@@ -47,6 +47,18 @@ def logits(model: ItemModel, **changes) -> torch.Tensor:
 def edges(num_buckets: int) -> list[float]:
     """Where the buckets begin, by the documented rule."""
     return [0.0] + [2.0 ** (n // 2) * (1.5 if n % 2 else 1) for n in range(num_buckets - 1)]
+
+
+@pytest.mark.parametrize("visible", [None, REAL[:, None, None, :]])
+def test_the_keys_of_a_mask_of_biases_lie_side_by_side(visible):
+    """Fused kernels of GPUs refuse others, and scores would be kept whole."""
+    bias = TimeBias(9, num_heads=2)
+    buckets_BQL = torch.randint(9, (2, 6, 6), dtype=torch.int32)
+    mask_BHQL = bias.as_mask(buckets_BQL, visible, torch.float32)
+    assert mask_BHQL.is_contiguous()
+    shown = mask_BHQL > torch.finfo(torch.float32).min
+    assert torch.equal(mask_BHQL[shown], bias(buckets_BQL)[shown])
+    assert torch.equal(shown, REAL[:, None, None].expand_as(shown)) or visible is None
 
 
 def test_buckets_begin_where_the_documentation_says():

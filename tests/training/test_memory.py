@@ -123,6 +123,13 @@ def test_the_sizes_are_read_from_model_data_and_settings():
     assert work.other_parameters + 500 * 65 == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize(("loss", "negatives"), [("bce", 1), ("gbce", 256), ("sampled", 1024)])
+def test_a_loss_counts_with_as_many_negatives_as_it_draws_by_default(loss, negatives):
+    sequences = Sequences.from_histories([list(range(4, 55))] * 3)
+    given = (sequences, None, BatchSettings(), TrainingSettings(), 0)
+    assert workload_of(sketched(loss=loss), *given).scores_of_target == negatives
+
+
 @pytest.fixture
 def two_threads(monkeypatch):
     """More threads have larger caches together, and so larger chunks of scores."""

@@ -140,9 +140,11 @@ def test_max_steps_ends_training_within_an_epoch_with_an_evaluation(tmp_path):
 
 
 def test_the_curve_holds_loss_and_metrics_of_every_epoch(tmp_path):
-    trainer = build(tmp_path, epochs=3)
+    trainer = build(tmp_path, epochs=3, metric="recall@10")
     trainer.train_or_resume()
     curve = trainer.curve()
+    named = [name for name in curve[0] if "@" in name]
+    assert named[0] == "recall@10" and named.count("recall@10") == 1, "what decides comes first"
     assert [row["epoch"] for row in curve] == [1.0, 2.0, 3.0]
     assert [row["step"] for row in curve] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
     assert all(

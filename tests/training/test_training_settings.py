@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from idbert.errors import ConfigError, MissingExtraError
 from idbert.training import arguments
@@ -162,15 +163,24 @@ def test_no_setting_is_without_a_test_that_it_acts():
     assert names_of(TrainingSettings) == {field for field, *_ in ACTING} | elsewhere
 
 
-def test_the_device_can_be_the_cpu_though_there_is_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    arguments = {
-        device: to_training_arguments(
-            TrainingSettings(device=device), "out", steps_per_epoch=1, metric=None
-        )
+class OnManyGpus(TrainingArguments):
+    """In place of transformers' arguments, on a machine with eight GPUs."""
+
+    n_gpu = 8
+
+    def __init__(self, **given):
+        self.given = given
+
+
+def test_of_several_gpus_one_is_trained_on_and_the_cpu_if_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    more = {"steps_per_epoch": 1, "metric": None, "arguments_class": OnManyGpus}
+    auto, cpu = (
+        to_training_arguments(TrainingSettings(device=device), "out", **more)
         for device in ("auto", "cpu")
-    }
-    assert not arguments["auto"].use_cpu and arguments["cpu"].use_cpu
+    )
+    assert not auto.given["use_cpu"] and cpu.given["use_cpu"]
+    assert auto._n_gpu == 1
 
 
 def test_trackers_are_handed_to_transformers(monkeypatch):

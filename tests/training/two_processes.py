@@ -12,6 +12,7 @@ import torch
 
 from idbert import processes
 from idbert.errors import IdbertError
+from idbert.nn.fusion.layer_fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.training.adversarial import AdversarialSettings
@@ -29,6 +30,7 @@ SETTINGS = {
         "averaging": AveragingSettings("ema", decay=0.5),
     },
     "several targets a user": {"num_targets": 3},
+    "a lower layer alone": {"fusion": FusionSettings("layer", (0,))},
     "adversarial": {"adversarial": AdversarialSettings("fgm")},
 }
 
@@ -36,7 +38,8 @@ SETTINGS = {
 def train(folder: Path, loss: LossSettings | None = None, dropout: float = 0.0, **settings):
     """Train an epoch, without dropout unless it is asked for."""
     model_class = settings.get("model_class", NextItemModel)
-    model = build_model(model_class, loss=loss, hidden_dropout=dropout)
+    more = {"fusion": settings.pop("fusion")} if "fusion" in settings else {}
+    model = build_model(model_class, loss=loss, hidden_dropout=dropout, **more)
     defaults = {"epochs": 1, "log_every_steps": 1, "evaluate_every": 0.5}
     trainer = build(folder, model=model, **defaults | settings)
     trainer.train_or_resume()

@@ -52,6 +52,7 @@ class CatalogueLoss(nn.Module):
         options: Of the class's own `Options`.
 
     Attributes:
+        options: As given.
         draws_rows: Whether it reads only the rows that it draws, and the targets.
         normalises_rows: Whether it can bring the rows that it reads to norm 1 itself, where
             `unit_rows` is set; any other loss is given a table of which all rows are.
@@ -67,6 +68,7 @@ class CatalogueLoss(nn.Module):
 
     def __init__(self, options: NoOptions) -> None:
         super().__init__()
+        self.options = options
         self.first_row, self.sparse, self.unit_rows = 0, False, False
 
     def fit(self, counts_V: Int64[Tensor, "V"]) -> None:

@@ -87,7 +87,7 @@ class LossWeights(nn.Module):
         Raises:
             ConfigError: they are to be balanced, and were not set.
         """
-        if not self.is_fitted:
+        if self.given == "balanced" and not self.is_fitted:  # only then a GPU is waited for
             raise ConfigError(
                 f"{self.option}='balanced' needs the counts of the training rows. Call `fit` of "
                 "the loss before training."
