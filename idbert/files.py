@@ -22,7 +22,7 @@ def written_aside(target: Path) -> Iterator[Path]:
     instant without either, in which the old one lies beside, as `.NAME.old`.
 
     Raises:
-        DataError: the disk has no room.
+        DataError: the disk has no room, or a folder is where a file is to be.
     """
     aside = target.parent / f".{target.name}.partial"
     try:
@@ -94,6 +94,8 @@ def _replace(aside: Path, target: Path) -> None:
     """Rename `aside` to `target`; a folder that is there is moved away first, then deleted."""
     old = target.parent / f".{target.name}.old"
     if target.is_dir():
+        if not aside.is_dir():
+            raise DataError(f"{target} is a folder, and a file is to be written there.")
         _remove(old)
         os.replace(target, old)
     os.replace(aside, target)

@@ -55,7 +55,9 @@ class RunDir:
     path: Path
 
     @classmethod
-    def create(cls, path: str | Path, stage: str, config: Mapping[str, Any]) -> "RunDir":
+    def create(
+        cls, path: str | Path, stage: str, config: Mapping[str, Any], *, named_by: str = "--run"
+    ) -> "RunDir":
         """Make the folder of a new run, or return to the run that the same command began.
 
         Of several processes the writer does so; the others wait for it, and fail where it fails.
@@ -65,6 +67,7 @@ class RunDir:
                 failed before its training began, whose settings are then replaced.
             stage: what the run does, such as "pretrain" or "finetune".
             config: every setting, resolved; plain values that YAML can hold.
+            named_by: the option that names the folder, for messages.
 
         Returns:
             The run. `is_complete` says whether an earlier call has already finished it.
@@ -77,19 +80,19 @@ class RunDir:
             DataError: the disk has no room.
         """
         run = cls(Path(path))
-        processes.by_writer(lambda: run._create(stage, config))
+        processes.by_writer(lambda: run._create(stage, config, named_by))
         return run
 
-    def _create(self, stage: str, config: Mapping[str, Any]) -> None:
+    def _create(self, stage: str, config: Mapping[str, Any], named_by: str) -> None:
         is_run = (self.path / MARKER).exists()
         if not is_run and self.path.exists() and not _is_free(self.path):
             raise ConfigError(
-                f"{self.path} exists and is not a run folder. Name another one with --run."
+                f"{self.path} exists and is not a run folder. Name another one with {named_by}."
             )
         is_complete = is_run and self.is_complete
         is_kept = is_complete or (is_run and self.checkpoints.exists())
         if is_kept:
-            self._check_same(stage, yaml.safe_load(_yaml(config)))
+            self._check_same(stage, yaml.safe_load(_yaml(config)), named_by)
         if not is_complete:  # else nothing is left to write
             hold(self.path)
         if not is_kept:  # new, or given up before its training began: over a misspelt column, say
@@ -272,11 +275,11 @@ class RunDir:
             )
         return marker
 
-    def _check_same(self, stage: str, config: dict[str, Any]) -> None:
+    def _check_same(self, stage: str, config: dict[str, Any], named_by: str) -> None:
         if self.stage != stage:
             raise ConfigError(
                 f"{self.path} holds a run of stage '{self.stage}', not '{stage}'. Name another "
-                "folder with --run."
+                f"folder with {named_by}."
             )
         there, here = _flat(self.read_config()), _flat(config)
         names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
@@ -287,7 +290,7 @@ class RunDir:
             )
             raise ConfigError(
                 f"{self.path} holds a run with other settings ({len(names)} differ): {shown}. "
-                "Name another folder with --run, or delete this one."
+                f"Name another folder with {named_by}, or delete this one."
             )
 
 

@@ -59,8 +59,8 @@ class Interactions:
         """Return U + 1 bounds: where each user's rows begin, and the number of rows at the end."""
         if len(self) == 0:
             return np.zeros(1, dtype=np.int64)
-        users = self.column(USER).combine_chunks()
-        changed = pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)
+        users = self.column(USER)  # in chunks: ids of more than 2 GiB do not fit into one
+        changed = pc.not_equal(users.slice(1), users.slice(0, len(users) - 1)).to_numpy()
         starts = np.flatnonzero(changed).astype(np.int64) + 1
         return np.concatenate([[0], starts, [len(self)]]).astype(np.int64)
 

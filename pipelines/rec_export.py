@@ -84,7 +84,7 @@ def main(config: RecExportSettings) -> None:
     made_of = {"model": run.model_sha256, "what": config.what, **made_of}
     made_of["part_size"] = config.part_size
     folder = Path(config.output or run.path / f"{config.what[:-1]}_vectors")
-    parts = RunDir.create(folder, EXPORTED, made_of)
+    parts = RunDir.create(folder, EXPORTED, made_of, named_by="--output")
     if parts.is_complete:
         logger.info("%s is finished.", folder)
         return
@@ -111,7 +111,7 @@ def _source(
         return ItemSource(run.path.resolve(), config.layer), {"layer": config.layer}, []
     data = log_settings_of(run).data
     if config.histories is not None:
-        data = replace(data, source=config.histories)
+        data = replace(data, source=config.histories, weight_column=None)
     made_of: dict[str, Any] = {"behaviour": config.behaviour, "histories": data.source}
     if config.at is not None:
         made_of["at"] = config.at

@@ -12,6 +12,7 @@ from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.item_models import load_item_model
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_choice import AUTO, ChoiceSettings, choose_index
+from idbert.retrieval.query_times import check_moment
 from idbert.retrieval.recommender import Recommender
 from idbert.retrieval.vector_files import read_parts
 from idbert.rows import FIRST_ITEM
@@ -38,6 +39,9 @@ class RecIndexSettings:
     """What an index must find that is chosen by factory=auto"""
     users: bool = False
     """Whether the vectors of the log's users are indexed too, as the folder `user_index`."""
+    at: str | None = None
+    """The moment for which the users' vectors are made, for a model that reads it
+    (time_bias.query_time): an ISO date, or seconds since 1970-01-01 UTC."""
     vectors: str | None = None
     """The folder that rec_export wrote for this run: of items, whose vectors become `index`, or of
     users, whose vectors become `user_index`. Default: they are made here."""
@@ -48,11 +52,20 @@ class RecIndexSettings:
                 "users makes the users' vectors here, and vectors names a folder of them. Leave "
                 "one of them out."
             )
+        if self.at is not None and (self.vectors is not None or not self._reads_users):
+            raise ConfigError(
+                "at says for which moment users' vectors are made, and none are made here. Give "
+                "--users or --factory=auto, or leave it out."
+            )
         if self.factory != AUTO and self.auto != ChoiceSettings():
             raise ConfigError(
                 f"the settings of --auto choose an index, and factory={self.factory} is chosen. "
                 "Give --factory=auto, or leave them out."
             )
+
+    @property
+    def _reads_users(self) -> bool:
+        return self.users or self.factory == AUTO
 
 
 def main(config: RecIndexSettings) -> None:
@@ -67,14 +80,17 @@ def main(config: RecIndexSettings) -> None:
             _index_exported(config, config.vectors, run)
         return
     with naming_plugins_of(run):
-        vectors_VD = load_item_model(run.model).item_vectors().numpy()
+        model = load_item_model(run.model)
+    if config.users or config.at is not None:
+        check_moment(model.config.reads_times, config.at)
+    vectors_VD = model.item_vectors().numpy()
     with stage("index the items"):
         items = Vocabulary.load(run.path).ids
         index = _built(config, vectors_VD[FIRST_ITEM:], items, run)
         index.save(run.index, run.model_sha256)
     if config.users:
         with stage("index the users"):
-            users, vectors_UD = _user_vectors(run)
+            users, vectors_UD = _user_vectors(run, config.at)
             _built(config, vectors_UD, users).save(run.path / USER_INDEX, run.model_sha256)
 
 
@@ -117,14 +133,14 @@ def _built(
         return VectorIndex.build(vectors_ND, ids, factory=config.factory)
     queries: dict[str, Any] = {}
     if asking is not None and len(vectors_ND) >= config.auto.exact_below:
-        queries = _queries(asking, config.auto)
+        queries = _queries(asking, config)
     return choose_index(vectors_ND, ids, config.auto, **queries)
 
 
-def _queries(run: RunDir, settings: ChoiceSettings) -> dict[str, Any]:
+def _queries(run: RunDir, config: RecIndexSettings) -> dict[str, Any]:
     """Return the vectors of some users of the run's log; nothing if it cannot be read any more."""
     try:
-        vectors_QD = _user_vectors(run, settings.queries, settings.seed)[1]
+        vectors_QD = _user_vectors(run, config.at, config.auto.queries, config.auto.seed)[1]
     except IdbertError as error:
         logger.warning("recall will be measured with items in place of users: %s", error)
         return {}
@@ -132,7 +148,7 @@ def _queries(run: RunDir, settings: ChoiceSettings) -> dict[str, Any]:
 
 
 def _user_vectors(
-    run: RunDir, sample: int | None = None, seed: int = 0
+    run: RunDir, at: str | None, sample: int | None = None, seed: int = 0
 ) -> tuple[pa.Array, np.ndarray]:
     """Return the users of the run's log, or so many of them, and one vector each."""
     data = log_settings_of(run).data
@@ -145,7 +161,7 @@ def _user_vectors(
             log = log.filter(np.repeat(kept_U, np.diff(log.user_offsets())))
         else:
             log = log.of_users(kept_U)
-    return Recommender.load(run.path, index=False).user_vectors(log)
+    return Recommender.load(run.path, index=False).user_vectors(log, at=at)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import csv
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -79,6 +79,8 @@ class RecRecommendSettings:
     table_precision: TablePrecision = "float32"
     """In which numbers items are kept where no index is searched. bfloat16 takes half the memory
     and changes a few recommendations."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model computes users' vectors."""
     users_at_once: int = USERS_AT_ONCE
     """Users that are encoded, searched for and written together."""
 
@@ -102,6 +104,7 @@ def main(config: RecRecommendSettings) -> None:
         recommender = Recommender.load(
             run.path,
             index=config.index,
+            device=config.device,
             mapped=config.mapped,
             index_device=config.index_device,
             search=config.search,

@@ -29,6 +29,19 @@ def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["index"]
 
 
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "lists.parquet"
+    target.mkdir()
+    (target / "part-0.parquet").touch()
+    with (
+        pytest.raises(DataError, match="lists.parquet is a folder"),
+        written_aside(target) as aside,
+    ):
+        aside.touch()
+    assert os.listdir(tmp_path) == ["lists.parquet"]
+    assert os.listdir(target) == ["part-0.parquet"]
+
+
 def test_on_an_exception_the_old_file_stays_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "metrics.json"
     target.write_text("old")

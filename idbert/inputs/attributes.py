@@ -81,10 +81,8 @@ def _values(value: Any, separator: str, column: str) -> list[str]:
     """Return the attributes that a cell of the table names."""
     if isinstance(value, str):
         value = value.split(separator)
-    elif value is None or (isinstance(value, float) and np.isnan(value)):
-        return []
     elif not isinstance(value, list | tuple | np.ndarray):
-        value = [str(value)]
+        value = [] if pd.isna(value) else [str(value)]
     if not all(isinstance(one, str) for one in value):
         raise DataError(
             f"the table of items, column '{column}': {value!r} is no list of strings. Give strings."

@@ -1,6 +1,7 @@
 """Where a log is cut: the settings of a split, and the places in each user's sorted events."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,8 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.flat_arrays import event_chunks, user_chunks
 
 logger = logging.getLogger(__name__)
+
+SORTED_AT_ONCE = 2**24
+"""Times that are copied to be parted at once: 128 MiB."""
+BINS = 2**16
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def _time_cuts(
             "events. Use leave_last_out, or set time_column or time_unit if the log has times."
         )
     places = [int(share * len(times_T)) for share in (settings.validation_from, settings.test_from)]
-    first_cut, second_cut = np.partition(times_T, places)[places]
+    first_cut, second_cut = at_places(times_T, places)
     train_U = _events_before(first_cut, offsets, times_T)
     if not train_U.any():
         raise DataError(
@@ -202,7 +208,7 @@ def _time_cuts(
     end_U = np.diff(offsets)
     if settings.test_until < 1:
         place = int(settings.test_until * len(times_T))
-        end_U = _events_before(np.partition(times_T, place)[place], offsets, times_T)
+        end_U = _events_before(at_places(times_T, [place])[0], offsets, times_T)
     return (
         _time_cut(offsets, train_U, later_U, targets, "validation"),
         _time_cut(offsets, later_U, end_U, targets, "test"),
@@ -213,8 +219,41 @@ def _events_before(
     moment: np.int64, offsets: Int64[np.ndarray, "_"], times_T: Int64[np.ndarray, "T"]
 ) -> Int64[np.ndarray, "U"]:
     """Count each user's events before a moment."""
-    before_U: np.ndarray = np.add.reduceat(times_T < moment, offsets[:-1], dtype=np.int64)
+    before_U = np.empty(len(offsets) - 1, np.int64)
+    for users in user_chunks(offsets):
+        bounds = offsets[users.start : users.stop + 1]
+        is_before = times_T[bounds[0] : bounds[-1]] < moment
+        np.add.reduceat(is_before, bounds[:-1] - bounds[0], dtype=np.int64, out=before_U[users])
     return before_U
+
+
+def at_places(values_T: Int64[np.ndarray, "T"], places: Sequence[int]) -> Int64[np.ndarray, "_"]:
+    """Return what would stand at these places if the values were sorted.
+
+    Many values, which may be those of a mapped file, are not copied: they are counted chunk by
+    chunk into bins, and those of the bin that holds the place into smaller ones, until it holds one
+    value alone.
+    """
+    if len(values_T) <= SORTED_AT_ONCE:
+        return np.partition(values_T, places)[places]
+    chunks = [values_T[chunk] for chunk in event_chunks(len(values_T))]
+    lowest, highest = min(map(np.min, chunks)), max(map(np.max, chunks))
+    return np.array([_at_place(chunks, place, int(lowest), int(highest)) for place in places])
+
+
+def _at_place(chunks: Sequence[np.ndarray], place: int, low: int, high: int) -> int:
+    before = 0  # values below `low`
+    while low < high:
+        width = -(-(high - low + 1) // BINS)
+        counts = np.zeros(BINS, np.int64)
+        for values in chunks:
+            inside = values[(values >= low) & (values <= high)]
+            counts += np.bincount((inside - low) // width, minlength=BINS)
+        up_to = before + np.cumsum(counts)
+        found = int(np.searchsorted(up_to, place, side="right"))
+        before = int(up_to[found] - counts[found])
+        low, high = low + found * width, min(high, low + (found + 1) * width - 1)
+    return low
 
 
 def _time_cut(

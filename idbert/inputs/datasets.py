@@ -168,7 +168,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
 def _read_table(path: Path) -> pd.DataFrame:
     ending = path.suffix.lower()
     if ending in PARQUET:
-        return pd.read_parquet(path).reset_index(drop=True)
+        table = pd.read_parquet(path)
+        return table.reset_index(drop=ITEM not in table.index.names)
     if ending not in DELIMITERS:
         raise ValueError(f"unknown ending '{path.suffix}', not .csv, .tsv or .parquet")
     frame = pd.read_csv(

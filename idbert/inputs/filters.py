@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int32, Int64
 
@@ -160,12 +159,12 @@ def count_duplicates(interactions: Interactions) -> int:
 
 def _equals_previous(interactions: Interactions, name: str) -> Bool[np.ndarray, "N"]:
     """Say for every row but the first whether a column holds the same as in the row before."""
-    values = interactions.column(name).combine_chunks()
-    return np.asarray(pc.equal(values[1:], values[:-1]))
+    values = interactions.column(name)  # in chunks: text of more than 2 GiB does not fit into one
+    return np.asarray(pc.equal(values.slice(1), values.slice(0, max(0, len(values) - 1))))
 
 
 def _codes(interactions: Interactions, name: str) -> Int32[np.ndarray, "T"]:
     """Return a column as small numbers, one for each value."""
-    column: pa.DictionaryArray = pc.dictionary_encode(interactions.column(name).combine_chunks())
-    codes: np.ndarray = column.indices.to_numpy()
-    return codes
+    encoded = pc.dictionary_encode(interactions.column(name)).unify_dictionaries()
+    codes: list[np.ndarray] = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+    return np.concatenate(codes) if codes else np.zeros(0, np.int32)

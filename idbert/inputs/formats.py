@@ -64,8 +64,12 @@ def open_parts(source: Source, wanted: Mapping[str, str]) -> list[Part]:
             f"{source} holds files of several formats ({', '.join(formats.values())}). Give a "
             f"pattern that picks one, such as '*{files[0].suffix}'."
         )
-    open_part = _parquet_part if next(iter(formats)) in PARQUET else _text_part
-    return [open_part(file, wanted) for file in files]
+    if next(iter(formats)) not in PARQUET:
+        return [_text_part(file, wanted) for file in files]
+    parts = [_parquet_part(file, wanted) for file in files]
+    # A day without events, say, whose columns may have no types.
+    filled = [bool(pq.read_metadata(file).num_rows) for file in files]
+    return [part for part, has_rows in zip(parts, filled, strict=True) if has_rows] or parts
 
 
 def _find_files(path: Path) -> list[Path]:

@@ -86,7 +86,7 @@ class PreparedLog:
         return cut(self._until(self.split.trained_until(self.events.offsets, self._cuts)), settings)
 
     def held_out(self, part: Part) -> Queries:
-        """Return the targets, each with its whole history (in memory, without weights)."""
+        """Return the targets, each with its whole history: slices of the mapped arrays."""
         at = self._cuts[("validation", "test").index(part)]
         events = self._until(at.ends_U + at.targets_U).replaced(weights=None)
         return one_by_one(events.of_users(at.tested_U), at.targets_U[at.tested_U])

@@ -14,7 +14,7 @@ class Queries:
     """Targets, user by user, each user's oldest first.
 
     Attributes:
-        histories: the events before each target, the user's earlier targets among them.
+        histories: the events before each target, the user's earlier targets among them; slices.
         targets_Q: the targets' vocabulary rows.
         users_Q: whose they are, numbered from 0 in the order of the users.
         times_Q: when they came, in microseconds; None where the events have no real times.
@@ -31,7 +31,7 @@ def one_by_one(events: Sequences, targets_U: Int64[np.ndarray, "U"]) -> Queries:
 
     This is successive evaluation: a user's history grows by each target that was asked for, as it
     does in use, while the model stays as it is. A user with n targets has n histories, each of
-    which is a copy (in memory), so that they take n times the room of one.
+    which are slices of the same events: nothing is copied.
 
     Args:
         events: histories with the targets at their ends.
@@ -52,4 +52,4 @@ def one_by_one(events: Sequences, targets_U: Int64[np.ndarray, "U"]) -> Queries:
     )
     targets_Q = events.items[stops_Q].astype(np.int64)
     times_Q = None if events.times is None else events.times[stops_Q]
-    return Queries(histories.packed(), targets_Q, users_Q, times_Q)
+    return Queries(histories, targets_Q, users_Q, times_Q)

@@ -16,7 +16,7 @@ TimeUnit = Literal[
 _MICROSECONDS = {"nanoseconds": 1e-3, "microseconds": 1, "milliseconds": 1e3, "seconds": 1e6}
 # From which size on a number is taken for which unit: 1e8 seconds is March 1973, which is 1e11 in
 # milliseconds, and 1e11 in seconds would be the year 5138.
-_SMALLEST = {"nanoseconds": 1e17, "microseconds": 1e14, "milliseconds": 1e11, "seconds": 1e8}
+SMALLEST = {"nanoseconds": 1e17, "microseconds": 1e14, "milliseconds": 1e11, "seconds": 1e8}
 _YEAR_10000_US = 253_402_300_800_000_000
 _ISO_TEXT = f"epoch_us(TRY_CAST({TIME} AS TIMESTAMPTZ))"
 _ADVICE = (
@@ -108,4 +108,4 @@ def _read_numbers(events: SourceRows, unit: TimeUnit, number: str, whole: bool) 
 
 def _unit_by_size(events: SourceRows, number: str) -> str:
     largest = events.scalar(f"max({number})")
-    return next((unit for unit, size in _SMALLEST.items() if largest >= size), "positions")
+    return next((unit for unit, size in SMALLEST.items() if largest >= size), "positions")

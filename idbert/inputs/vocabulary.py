@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -181,12 +182,16 @@ class Vocabulary:
 
         Counts do not enter: they do not change what a row means.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps([str(self.ids.type), self.behaviours]).encode())
         if pa.types.is_integer(self.ids.type):
             digest.update(self.ids.to_numpy().astype("<i8").tobytes())
         else:  # lengths and text: ("ab", "c") and ("a", "bc") differ
             digest.update(pc.binary_length(self.ids).to_numpy().astype("<i8").tobytes())
-            digest.update("".join(self.ids.to_pylist()).encode())
+            digest.update(_bytes_of(self.ids))
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
@@ -270,3 +275,13 @@ def _kind(arrow_type: pa.DataType) -> str:
     if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
         return "strings"
     return f"of type {arrow_type}"
+
+
+def _bytes_of(texts: pa.Array) -> pa.Buffer | bytes:
+    """Return the UTF-8 of all texts end to end, without making objects of them."""
+    _, offsets, data = texts.buffers()
+    if data is None or not len(texts):
+        return b""
+    width = "<i8" if pa.types.is_large_string(texts.type) else "<i4"
+    bounds = np.frombuffer(offsets, width)[[texts.offset, texts.offset + len(texts)]]
+    return data.slice(int(bounds[0]), int(bounds[1] - bounds[0]))

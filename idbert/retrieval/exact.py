@@ -74,7 +74,7 @@ class ExactIndex:
         Args:
             queries_QD: one query a row.
             k: rows wanted; at most N are returned.
-            allowed_N: true where a row may be returned; None: everywhere. Only these are scored.
+            allowed_N: true where a row may be returned; None: everywhere.
             excluded: for each query the rows that it must not get, end to end, and Q + 1 bounds.
 
         Returns:
@@ -83,7 +83,12 @@ class ExactIndex:
         width = min(k, len(self))
         scores_QK = np.full((len(queries_QD), width), -np.inf, np.float32)
         rows_QK = np.full((len(queries_QD), width), -1, np.int64)
-        candidates = None if allowed_N is None else np.flatnonzero(allowed_N)
+        candidates = forbidden = None
+        if allowed_N is not None:
+            if 2 * np.count_nonzero(allowed_N) > len(self):  # to copy the rest would cost more
+                forbidden = self._on_device(np.flatnonzero(~allowed_N))
+            else:
+                candidates = np.flatnonzero(allowed_N)
         count = len(self) if candidates is None else len(candidates)
         if count == 0 or len(queries_QD) == 0:
             return scores_QK, rows_QK
@@ -102,6 +107,8 @@ class ExactIndex:
             rows_in = slice(len(queries))
             torch.mm(queries.to(vectors.dtype), vectors.T, out=products[rows_in])
             scores = buffer[rows_in].copy_(products[rows_in]) if is_rounded else products[rows_in]
+            if forbidden is not None:
+                scores[:, forbidden] = -torch.inf
             if excluded is not None:
                 offsets = excluded[1][start : start + step + 1]
                 _exclude(scores, excluded[0][offsets[0] : offsets[-1]], offsets, candidates)

@@ -5,6 +5,7 @@ The only file that imports FAISS. Vectors are ranked by inner product; normalise
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,8 @@ _INDEX, _IDS = "index.faiss", "ids.parquet"
 RECALL_CHART = "recall.svg"
 """Inside the folder of an index whose recall was measured."""
 _QUERIES_AT_ONCE = 1024
+_ROWS_AT_ONCE = 2**23
+"""Rows that are fetched or ranked for the queries of a chunk: 12 bytes each, several times."""
 _POINTS_A_CELL, _ROUNDS = 64, 10
 
 
@@ -280,9 +283,10 @@ class VectorIndex:
             counts_Q = distinct_counts(*excluded)  # an event that is repeated costs nothing
         # Queries that need about the same number of rows go together.
         order_Q = np.argsort(counts_Q, kind="stable")
-        for start in range(0, num_queries, _QUERIES_AT_ONCE):
-            chunk = order_Q[start : start + _QUERIES_AT_ONCE]
-            fetched = min(width + int(counts_Q[chunk].max()), self._most_fetched)
+        ranked = settings.completed_by(self.defaults).refine_factor or 1
+        for part in _chunks((width + counts_Q[order_Q]) * ranked):
+            chunk = order_Q[part]
+            fetched = min(width + int(counts_Q[chunk[-1]]), self._most_fetched)
             scores, rows = self._search(queries_QD[chunk], fetched, settings, allowed_N)
             if excluded is not None:
                 scores, rows = without(scores, rows, chunk, *excluded, num_rows=len(self))
@@ -321,6 +325,21 @@ class VectorIndex:
             ) from error
         scores_QK[rows_QK < 0] = -np.inf
         return scores_QK, rows_QK
+
+
+def _chunks(needed_Q: Int64[np.ndarray, "Q"]) -> Iterator[slice]:
+    """Cut queries so that one that needs many rows does not let others fetch as many.
+
+    Args:
+        needed_Q: rows that each needs, ascending.
+    """
+    start = 0
+    while start < len(needed_Q):
+        needed = needed_Q[start : start + _QUERIES_AT_ONCE]
+        fetched = needed * np.arange(1, len(needed) + 1)  # by the first 1, 2, ... together
+        stop = start + max(1, int(np.searchsorted(fetched, _ROWS_AT_ONCE, side="right")))
+        yield slice(start, stop)
+        start = stop
 
 
 def _faiss() -> ModuleType:

@@ -11,11 +11,14 @@ import pandas as pd
 from jaxtyping import Int64
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.times import SMALLEST
 from idbert.nn.time_bias import TimesRead
 from idbert.retrieval.histories import Histories
 
 Moment: TypeAlias = str | int | float | np.integer | np.floating | datetime | pd.Timestamp
 """An ISO date (UTC where it names no zone), or seconds since 1970-01-01 UTC."""
+
+YEAR_S = 365.25 * 24 * 60 * 60
 
 Moments: TypeAlias = Moment | Sequence[Moment] | np.ndarray | pd.Series
 """One moment for all, or one a history, in their order."""
@@ -38,19 +41,28 @@ def with_query_times(histories: Histories, reads: TimesRead, at: Moments | None)
             "the model reads the times of events (model.time_bias), and these histories have none. "
             "Give a table of user_id, item_id and timestamp, in seconds or dates."
         )
-    if reads != "queries":
-        if at is not None:
-            raise ConfigError(
-                f"at={at!r} cannot act: this model does not read the moment for which is "
-                "recommended (model.time_bias.query_time). Leave it out."
-            )
-        return histories
+    check_moment(reads, at)
     if at is None:
+        return histories
+    return replace(histories, asked_U=_microseconds(at, len(histories)))
+
+
+def check_moment(reads: TimesRead, at: Moments | None) -> None:
+    """Check that the moment for which is recommended is said where a model reads it, and only then.
+
+    Raises:
+        ConfigError: it lacks, or cannot act.
+    """
+    if reads == "queries" and at is None:
         raise ConfigError(
             "The model reads the moment for which is recommended (model.time_bias.query_time). "
             "Give it by at: a date, or seconds since 1970-01-01 UTC."
         )
-    return replace(histories, asked_U=_microseconds(at, len(histories)))
+    if reads != "queries" and at is not None:
+        raise ConfigError(
+            f"at={at!r} cannot act: this model does not read the moment for which is recommended "
+            "(model.time_bias.query_time). Leave it out."
+        )
 
 
 def _microseconds(at: Moments, num_histories: int) -> Int64[np.ndarray, "U"]:
@@ -60,7 +72,11 @@ def _microseconds(at: Moments, num_histories: int) -> Int64[np.ndarray, "U"]:
                 f"at holds {len(at)} moments for {num_histories} histories. Give one for all, or "
                 "one for each."
             )
-        return np.array([_microsecond(moment) for moment in at], np.int64)
+        codes, moments = pd.factorize(pd.Series(at))  # which leaves out what is missing
+        missing = np.flatnonzero(codes < 0)
+        if len(missing):
+            raise DataError(f"at holds no moment for history {missing[0]}. Give one for each.")
+        return np.array([_microsecond(moment) for moment in moments], np.int64)[codes]
     return np.full(num_histories, _microsecond(at), np.int64)
 
 
@@ -70,6 +86,11 @@ def _microsecond(moment: Any) -> int:
             with suppress(ValueError):
                 moment = float(moment)
         is_number = not isinstance(moment, str | datetime | np.datetime64)
+        if is_number and 0 <= moment < SMALLEST["seconds"]:
+            raise DataError(
+                f"at is {moment:.0f}, which would be a moment of {1970 + moment / YEAR_S:.0f} in "
+                "seconds since 1970. Give an ISO date with dashes, such as 2024-05-31."
+            )
         time = pd.to_datetime(moment, utc=True, unit="s" if is_number else None)
         nanoseconds = int(time.value)  # in which pandas counts, whatever the unit
         if nanoseconds < 0:

@@ -9,7 +9,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from idbert.errors import ConfigError
+from idbert.errors import ConfigError, DataError
 from idbert.files import written_aside
 from idbert.retrieval.histories import Histories
 
@@ -60,9 +60,11 @@ class RecommendationBatches:
 
         Raises:
             ConfigError: the path has another ending.
-            DataError: the disk has no room.
+            DataError: a folder is there, or the disk has no room.
         """
         path = Path(path)
+        if path.is_dir():
+            raise DataError(f"{path} is a folder. Name another file.")
         if path.suffix not in FORMATS:
             raise ConfigError(f"{path} must end in {' or '.join(FORMATS)}.")
         count = 0

@@ -273,9 +273,11 @@ class Recommender:
             else:
                 found = self._exact.search(users_UD, k, allowed_N=allowed_N, excluded=excluded)
             scores_UK[has_items_U], rows_UK[has_items_U] = found
-        popular = popular_items(self._counts_N, k, allowed_N)
-        rows_UK[~has_items_U, : len(popular)] = popular
-        scores_UK[~has_items_U, : len(popular)] = self._counts_N[popular]
+        if not has_items_U.all():
+            counts_N = self._counts_N
+            popular = popular_items(counts_N, k, allowed_N)
+            rows_UK[~has_items_U, : len(popular)] = popular
+            scores_UK[~has_items_U, : len(popular)] = counts_N[popular]
 
         users, places = np.nonzero(rows_UK >= 0)
         return pa.record_batch(

@@ -61,6 +61,19 @@ def test_ranks_agree_with_a_count_by_hand(filter_seen):
     np.testing.assert_array_equal(ranking.ranks_U, expected)
 
 
+def test_histories_may_overlap_and_have_gaps_between_them():
+    scores, targets, seen, offsets = random_case()
+    starts, stops = offsets[:-1].copy(), offsets[1:].copy()
+    starts[1], stops[1] = starts[0], stops[0]  # of one user twice
+    stops[2] = starts[2]  # nothing of the third
+    lengths = stops - starts
+    packed = np.concatenate([seen[a:b] for a, b in zip(starts, stops, strict=True)])
+    expected = rank_all(scores, targets, packed, np.append(0, lengths.cumsum()))
+    found = rank_all(scores, targets, seen, starts, seen_stops=stops)
+    np.testing.assert_array_equal(found.ranks_U, expected.ranks_U)
+    assert found.seen_targets == expected.seen_targets
+
+
 def test_constant_scores_give_the_middle_rank_and_not_the_first():
     ranking = rank_all(np.zeros((1, 4 + 11)), [9])
     assert ranking.ranks_U.tolist() == [6.0]

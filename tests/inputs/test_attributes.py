@@ -34,6 +34,15 @@ def named(numbers, vocabulary):
     return [[int(n) for n in numbers[row] if n] for row in rows]
 
 
+@pytest.mark.parametrize(
+    "missing", [pd.NA, pd.NaT, None, float("nan")], ids=["NA", "NaT", "None", "nan"]
+)
+def test_an_item_without_a_value_has_no_attribute(missing, vocabulary):
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "year": [1999, missing, missing]})
+    items = items.astype({"year": object})
+    assert named(attribute_rows(items, ["year"], vocabulary), vocabulary) == [[1], [], [], []]
+
+
 def test_each_value_of_a_column_is_one_attribute(vocabulary):
     genres = attribute_rows(ITEMS, ["genres"], vocabulary)
     assert named(genres, vocabulary) == [[1], [], [1, 2], []]

@@ -195,6 +195,12 @@ def test_the_wheel_is_downloaded_with_this_python_and_failures_quote_pip(
 # items ----------------------------------------------------------------------------------------
 
 
+def test_items_may_be_the_index_of_their_table(tmp_path: Path):
+    frame = pd.DataFrame({"item_id": [7, 8], "title": ["x", "y"]})
+    frame.set_index("item_id").to_parquet(tmp_path / "items.parquet")
+    assert read_items(tmp_path / "items.parquet").item_id.tolist() == [7, 8]
+
+
 def test_items_keep_their_ids_and_further_columns(tmp_path: Path):
     path = tmp_path / "items.csv"
     path.write_text('item_id,title,price\n007,"Emma, with notes",3\n8,红楼梦,4\n', encoding="utf-8")

@@ -5,6 +5,7 @@ from pathlib import Path
 import duckdb
 import jaxtyping
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -45,6 +46,18 @@ def test_a_chunked_table_keeps_its_order():
         for i in range(0, 5000, 5)
     )
     assert items(read_interactions(table)) == list(range(5000))
+
+
+def test_a_day_without_events_is_passed_over(tmp_path: Path):
+    columns = ["user_id", "item_id", "timestamp"]
+    days = [[(1, 5, 10)], [], [(1, 6, 20)]]
+    for number, rows in enumerate(days):
+        pd.DataFrame(rows, columns=columns).to_parquet(tmp_path / f"day-{number}.parquet")
+    assert read_interactions(tmp_path).to_pandas()["item_id"].tolist() == [5, 6]
+    for number in (0, 2):
+        (tmp_path / f"day-{number}.parquet").unlink()
+    with pytest.raises(DataError):
+        read_interactions(tmp_path)
 
 
 def test_a_file_name_with_brackets_is_no_pattern(tmp_path: Path):

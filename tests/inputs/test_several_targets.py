@@ -28,6 +28,7 @@ def asked(held_out: HeldOut, log) -> list[tuple[str, list[str], str]]:
         sequences.users, np.arange(len(events), dtype=np.int32), sequences.offsets
     )
     queries = one_by_one(numbered, np.diff(held_out.targets.user_offsets()))
+    histories = queries.histories.packed()
     named = names(events)
     users = list(dict.fromkeys(queries.histories.users.to_pylist()))
     assert [users[user] for user in queries.users_Q] == queries.histories.users.to_pylist()
@@ -35,7 +36,7 @@ def asked(held_out: HeldOut, log) -> list[tuple[str, list[str], str]]:
         (users[user], [named[event] for event in history], named[target])
         for user, history, target in zip(
             queries.users_Q,
-            np.split(queries.histories.items, queries.histories.offsets[1:-1]),
+            np.split(histories.items, histories.offsets[1:-1]),
             queries.targets_Q,
             strict=True,
         )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs import cuts, flat_arrays
 from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
 from idbert.inputs.interactions import InteractionSettings, read_interactions
 from idbert.inputs.splits import HeldOut, global_time_split, leave_last_out, split
@@ -205,6 +206,30 @@ def test_a_global_split_that_leaves_nothing_is_refused():
     apart = same.assign(user_id=range(9), timestamp=range(10**9, 10**9 + 9))
     with pytest.raises(DataError, match="leaves no validation targets"):
         global_time_split(read_interactions(apart), TimeSplitSettings(0.5, 0.7))
+
+
+@pytest.mark.parametrize("bins", [2, 7, 2**16])
+def test_what_would_stand_at_a_place_is_found_without_sorting(bins: int, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(cuts, "SORTED_AT_ONCE", 10)
+    monkeypatch.setattr(cuts, "BINS", bins)
+    monkeypatch.setattr(flat_arrays, "CHUNK_EVENTS", 97)
+    for values in (rng.integers(10**15, 10**15 + 10**13, 500), rng.integers(0, 5, 500)):
+        places = [0, 137, 400, 499]
+        assert cuts.at_places(values, places).tolist() == np.sort(values)[places].tolist()
+
+
+def test_a_time_split_of_many_events_is_that_of_few(monkeypatch):
+    log = random_log(seed=3)
+    settings = SplitSettings("global_time", TimeSplitSettings(0.6, 0.8, 0.95), targets=2)
+    expected = split(log, settings)
+    monkeypatch.setattr(cuts, "SORTED_AT_ONCE", 10)
+    monkeypatch.setattr(flat_arrays, "CHUNK_EVENTS", 17)
+    found = split(log, settings)
+    for part in ("validation", "test"):
+        one, other = getattr(found, part), getattr(expected, part)
+        assert one.targets.table.equals(other.targets.table)
+        assert one.known.table.equals(other.known.table)
 
 
 def test_cuts_out_of_order_are_refused():

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,16 @@ def test_a_fingerprint_tells_other_rows_and_behaviours_apart():
         Vocabulary(pa.array([1, 2]), counts_V).fingerprint(),
     }
     assert len(fingerprints) == 5
+
+
+@pytest.mark.parametrize("ids", [["a", "电影", "ccc"], ["", "b", "cc"]])
+def test_a_fingerprint_is_that_of_lengths_and_text_whatever_array_holds_them(ids: list):
+    lengths = np.array([len(one.encode()) for one in ids], "<i8").tobytes()
+    head = json.dumps(["string", []]).encode()
+    expected = hashlib.sha256(head + lengths + "".join(ids).encode()).hexdigest()
+    part = pa.array(["before", *ids, "after"]).slice(1, 3)
+    for held in (pa.array(ids), part):
+        assert Vocabulary(held, np.zeros(7, np.int64)).fingerprint() == expected
 
 
 def test_a_fingerprint_does_not_depend_on_counts():

@@ -15,7 +15,7 @@ from idbert.retrieval.recommender import Recommender
 from idbert.retrieval.vector_files import read_parts
 from idbert.retrieval.vectors import item_layer_vectors
 from idbert.rows import FIRST_ITEM
-from tests.pipelines.commands import run, succeed
+from tests.pipelines.commands import TINY, run, succeed
 from tests.pipelines.conftest import World
 
 NEAR = {"rtol": 1e-6, "atol": 1e-6}
@@ -155,6 +155,20 @@ def test_damaged_and_foreign_vectors_are_refused(world: World, copied: Path, tmp
 def test_settings_that_cannot_act_are_refused(settings: tuple[str, ...], words: str, world: World):
     refused = run("rec_export", "--run", world.finetuned, *settings)
     assert refused.status == 2 and words in refused.message
+
+
+def test_histories_need_no_weights_and_another_folder_is_named_by_output(
+    world: World, tmp_path: Path
+):
+    log, new = tmp_path / "log.csv", tmp_path / "new.csv"
+    world.events.assign(weight=1.0).to_csv(log, index=False)
+    world.events.to_csv(new, index=False)
+    weighted = (f"--data.source={log}", "--data.weight_column=weight", *TINY)
+    succeed("rec_pretrain", "--run", tmp_path / "run", *weighted)
+    export = ("rec_export", "--run", tmp_path / "run", "--what=users")
+    succeed(*export, "--histories", new)
+    refused = run(*export)
+    assert refused.status == 2 and "Name another folder with --output" in refused.message
 
 
 def test_users_are_not_indexed_twice(world: World):

@@ -62,11 +62,20 @@ def test_all_users_are_written_a_row_group_at_a_time(world: World, tmp_path: Pat
     assert tables[0]["user_id"].nunique() == users
 
 
+def test_a_folder_is_not_written_over(world: World, tmp_path: Path) -> None:
+    (tmp_path / "lists.parquet").mkdir()
+    output = ("--output", tmp_path / "lists.parquet")
+    finished = run("rec_recommend", "--run", world.finetuned, "--k=4", *output)
+    assert finished.status == 1 and "lists.parquet is a folder" in finished.message
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
         ("rec_index", ["--auto.k=3"], "--auto choose an index, and factory=Flat is chosen"),
         ("rec_index", ["--factory=auto", "--auto.k=0"], "k is 0; it must be at least 1"),
+        ("rec_index", ["--at=2020-10-01"], "and none are made here"),
+        ("rec_index", ["--at=2020-10-01", "--users=true"], "at='2020-10-01' cannot act"),
         ("rec_recommend", ["--users_at_once=0"], "users_at_once is 0; it must be at least 1"),
         ("rec_recommend", ["--search.nprobe=2"], "nprobe cannot act on an index 'Flat'"),
         ("rec_recommend", ["--index=false", "--mapped=true"], "is searched without an index"),

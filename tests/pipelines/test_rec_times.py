@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from idbert.errors import ConfigError, DataError
+from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
+from idbert.run_dir import RunDir
 from tests.pipelines.commands import TINY, run, succeed
 from tests.pipelines.conftest import World
 
@@ -44,7 +46,11 @@ def test_times_are_a_setting_of_both_stages_to_the_last_command(
         assert config["time_bias"] == "log" and config["time_buckets"] == 40
         succeed("rec_recommend", "--run", folder, "--k", 2, "--output", tmp_path / "a.csv", *at)
         assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 2 * 64
-    succeed("rec_index", "--run", runs[1])
+    succeed("rec_index", "--run", runs[1], "--users=true", *at)
+    if at:
+        refused = run("rec_index", "--run", runs[0], "--users=true")
+        assert refused.status == 2 and "Give it by at" in refused.message
+        assert not (runs[0] / "index").exists(), "refused too late"
     users = tmp_path / "users"
     succeed("rec_export", "--run", runs[1], "--what=users", "--output", users, *at)
     vectors = pq.read_table(users / "part-00000.parquet")
@@ -53,6 +59,8 @@ def test_times_are_a_setting_of_both_stages_to_the_last_command(
     _, expected = recommender.user_vectors(world.events, at=moment)
     assert vectors.num_rows == 64
     assert vectors["vector"][5].as_py() == pytest.approx(expected[5].tolist(), abs=1e-5)
+    index = VectorIndex.load(runs[1] / "user_index", RunDir(runs[1]).model_sha256)
+    assert index.vectors()[5].tolist() == pytest.approx(expected[5].tolist(), abs=1e-5)
 
 
 def test_the_moment_of_asking_changes_what_is_recommended_where_it_is_read(

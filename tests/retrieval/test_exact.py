@@ -12,10 +12,11 @@ def drawn(rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 6)).astype(np.float32)
 
 
-def test_the_best_rows_are_those_of_a_sort_under_any_filter() -> None:
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.98])
+def test_the_best_rows_are_those_of_a_sort_under_any_filter(share: float) -> None:
     vectors, queries = drawn(40, 0), drawn(7, 1)
     rng = np.random.default_rng(2)
-    allowed = rng.random(40) < 0.6
+    allowed = rng.random(40) < share
     offsets = np.append(0, rng.integers(0, 9, 7).cumsum())
     excluded = rng.integers(0, 40, offsets[-1])
 

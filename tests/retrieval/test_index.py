@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from idbert.errors import CheckpointError, ConfigError, DataError, IdbertError, ShapeError
+from idbert.retrieval import index as index_module
 from idbert.retrieval.exact import ExactIndex
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_settings import SearchSettings
@@ -127,6 +128,25 @@ def test_rows_that_are_excluded_twice_are_asked_for_once(monkeypatch) -> None:
     assert fetched[1:] == [5]
     with pytest.raises(ConfigError, match="k is 6; on a GPU FAISS finds at most 5 rows"):
         index.search(vectors(2), 6)
+
+
+def test_a_query_that_needs_many_rows_does_not_let_others_fetch_as_many(monkeypatch) -> None:
+    index, queries = built(count=300), vectors(9, seed=2)
+    heavy = np.arange(200)
+    offsets = np.array([0, *[0] * 4, 200, *[200] * 4])  # the fifth query leaves 200 rows out
+    expected = index.search(queries, 5, excluded=(heavy, offsets))
+    monkeypatch.setattr(index_module, "_ROWS_AT_ONCE", 60)
+    fetched, search = [], VectorIndex._search
+
+    def watched(self, queries_QD, k, *more):
+        fetched.append((len(queries_QD), k))
+        return search(self, queries_QD, k, *more)
+
+    monkeypatch.setattr(VectorIndex, "_search", watched)
+    found = index.search(queries, 5, excluded=(heavy, offsets))
+    assert fetched == [(8, 5), (1, 205)]
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert not np.isin(found[1][4], heavy).any()
 
 
 def test_filters_change_nothing_but_what_they_forbid() -> None:

@@ -52,6 +52,17 @@ def test_histories_without_events_lose_their_moment_with_them():
     assert kept.sequences().times.tolist() == [7]
 
 
+@pytest.mark.parametrize("at", ["20240531", "2024", 20240531, [SECONDS, 2024]])
+def test_a_date_without_dashes_is_not_taken_for_seconds(at):
+    with pytest.raises(DataError, match="a moment of 197.* Give an ISO date with dashes"):
+        with_query_times(TWO, "queries", at)
+
+
+def test_a_moment_that_is_missing_for_one_is_named():
+    with pytest.raises(DataError, match="at holds no moment for history 1"):
+        with_query_times(TWO, "queries", pd.Series([SECONDS, None]))
+
+
 @pytest.mark.parametrize("at", ["soon", -1, float("nan"), float("inf"), "1969-01-01"])
 def test_what_is_no_time_is_refused(at):
     with pytest.raises(DataError, match="which is no time since 1970. Give an ISO date"):
