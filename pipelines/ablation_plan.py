@@ -198,7 +198,7 @@ def check(study: StudySettings, variant: Variant) -> None:
         ConfigError: the command refuses them, or it is none that trains.
     """
     config_class = settings_class(study.pipeline)
-    import_plugins(study.plugins)
+    import_plugins(variant.settings.get("plugins", ()))
     try:
         config = settings_from(config_class, dict(variant.settings))
     except ConfigError as error:

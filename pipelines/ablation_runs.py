@@ -16,6 +16,7 @@ import yaml
 from idbert.errors import ConfigError, DataError, suggestion
 from idbert.files import written_aside
 from idbert.run_dir import MARKER, RunDir
+from idbert.training.curve import name_in_curve
 from pipelines.ablation_plan import SEED, Variant, merged
 from pipelines.cli import UNFINISHED, Unfinished, logger
 
@@ -48,8 +49,13 @@ class Run:
 
     @property
     def settings(self) -> Path:
-        """The file of settings that the command is given."""
+        """The file of settings that the run was made with."""
         return self.folder.with_name(f"{self.folder.name}.yaml")
+
+    @property
+    def asked(self) -> Path:
+        """The file of settings that the command is given; `settings` once it has made the run."""
+        return self.folder.with_name(f"{self.folder.name}.asked.yaml")
 
     @property
     def log(self) -> Path:
@@ -127,9 +133,9 @@ def make(pipeline: str, run: Run, is_enough: Callable[[], bool] | None = None) -
         Unfinished: it was stopped, by `is_enough` too, where it was training with a checkpoint
             saved; or another process is at work in its folder.
     """
-    with written_aside(run.settings) as aside:
+    with written_aside(run.asked) as aside:
         aside.write_text(_yaml(run), encoding="utf-8")
-    arguments = ["--config", str(run.settings), "--run", str(run.folder)]
+    arguments = ["--config", str(run.asked), "--run", str(run.folder)]
     status = start(pipeline, arguments, run.log, is_enough)
     if status in (UNFINISHED, -signal.SIGTERM):  # the latter before or after its training
         raise Unfinished(
@@ -144,6 +150,7 @@ def make(pipeline: str, run: Run, is_enough: Callable[[], bool] | None = None) -
             + "\n".join(f"  {line}" for line in said)
             + "\nMend the settings and give the same command again; finished runs are not repeated."
         )
+    run.asked.replace(run.settings)
 
 
 def start(
@@ -207,12 +214,11 @@ def read_curve(run: Run, metric: str | None) -> pd.DataFrame:
     measured = [name for name in names if name not in NO_METRICS]
     if metric is None:
         metric = made.read_config()["training"].get("metric") or next(iter(measured), None)
-    if metric == "loss":  # "loss" alone is that of the training
-        metric = "validation_loss"
+    metric = name_in_curve(str(metric))
     if metric not in measured:
         shown = ", ".join(measured) or "nothing: it has no validation part"
         raise DataError(
-            f"{run.folder} did not measure '{metric}'.{suggestion(str(metric), measured)} "
+            f"{run.folder} did not measure '{metric}'.{suggestion(metric, measured)} "
             f"It measured {shown}."
         )
     return pd.DataFrame(

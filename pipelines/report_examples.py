@@ -13,7 +13,7 @@ from idbert.inputs.item_times import MICROSECONDS
 from idbert.inputs.sequences import Sequences
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.retrieval.recommender import Recommender
-from idbert.tables import ITEM, SCORE, TIME, USER, Interactions
+from idbert.tables import BEHAVIOUR, ITEM, SCORE, TIME, USER, Interactions
 from idbert.training.validation import Validation
 from pipelines.corridor import WHOLE, LogSettings
 from pipelines.split_log import read_split_log
@@ -81,7 +81,8 @@ def examples_of(
     at = None
     if reads == "queries" and shown.times_n is not None:
         at = shown.times_n / MICROSECONDS
-    asked = histories if reads == "none" else _with_times(shown.histories, recommender)
+    needs_table = reads != "none" or bool(recommender.vocabulary.behaviours)
+    asked = _as_table(shown.histories, recommender) if needs_table else histories
     lists = recommender.recommend(asked, k, at=at)
 
     def in_words(items: Iterable[Any]) -> list[str]:
@@ -107,12 +108,14 @@ def examples_of(
     ]
 
 
-def _with_times(histories: Sequences, recommender: Recommender) -> Interactions:
-    """Return packed histories as a table with times; the users are numbered."""
-    assert histories.times is not None  # the model was trained on them
+def _as_table(histories: Sequences, recommender: Recommender) -> Interactions:
+    """Return packed histories with times and behaviours; the users are numbered."""
+    vocabulary, times = recommender.vocabulary, histories.times
     columns = {
         USER: np.repeat(np.arange(len(histories)), histories.lengths),
-        ITEM: pa.array(recommender.vocabulary.ids_of(histories.items)),
-        TIME: histories.times,
+        ITEM: pa.array(vocabulary.ids_of(histories.items)),
+        TIME: np.arange(len(histories.items)) if times is None else times,
     }
-    return Interactions(pa.table(columns), times_are_real=True)
+    if histories.behaviours is not None:
+        columns[BEHAVIOUR] = pa.array(vocabulary.behaviours).take(pa.array(histories.behaviours))
+    return Interactions(pa.table(columns), times_are_real=times is not None)

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
-from idbert.evaluation.baselines import BaselineSettings, fit_baselines
+from idbert.evaluation.baselines import (
+    ITEM_KNN,
+    NAMES,
+    POPULARITY,
+    BaselineSettings,
+    fit_baselines,
+)
 from idbert.evaluation.evaluate import Evaluation, evaluate
 from idbert.evaluation.ranks import Score, target_ranks
 from idbert.evaluation.report import ReportContent, report_html
@@ -20,6 +28,7 @@ from idbert.nn.progress_bars import without_progress_bars
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
 from idbert.run_lock import hold
+from idbert.training.devices import device_type
 from idbert.training.item_trainer import ItemTrainer
 from idbert.training.validation import Validation, model_score
 from pipelines.cli import logger, naming_plugins_of, stage
@@ -136,7 +145,8 @@ def evaluate_runs(
     with stage("read and split the log"):
         log = read_split_log(settings, vocabulary)
         users, known = log.held_out(part, None), log.known(part)
-    histories = (users.histories.items, users.histories.offsets)
+    seen = users.histories.replaced(times=None, behaviours=None, weights=None).packed()
+    histories = (seen.items, seen.offsets)
     scores = {name: _score(run, users) for name, run in _named(runs).items()}
     with stage("fit the baselines"):
         scores |= fit_baselines(
@@ -148,13 +158,13 @@ def evaluate_runs(
             settings=baselines,
         )
         popular = target_ranks(
-            scores["popularity"],
+            scores[POPULARITY],
             users.targets_Q,
             *histories,
             vocab_size=len(vocabulary),
             filter_seen=filter_seen,
         )
-    neighbours = scores["item-kNN"]
+    neighbours = scores[ITEM_KNN]
     assert isinstance(neighbours, HistoryScore)  # whose table says which items are alike
     query_time_words = _query_time_words(runs)
     evaluations = {}
@@ -238,10 +248,14 @@ def _events_of(settings: LogSettings) -> tuple[DataSettings, SplitSettings]:
 
 
 def _named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
-    """Name runs by their folders, or by the whole paths where two folders are called alike."""
+    """Name runs by their folders, or by the whole paths where two folders are called alike.
+
+    One that is called as a baseline is called a run besides.
+    """
     names = [run.path.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
+    names = [f"{name} (run)" if name in NAMES else name for name in names]
     return dict(zip(names, runs, strict=True))
 
 
@@ -258,8 +272,13 @@ def _query_time_words(runs: Sequence[RunDir]) -> str:
 
 
 def _score(run: RunDir, users: Validation) -> Score:
-    """Return what scores the users by a run's model, which reads as much of a history as it did."""
+    """Return what scores the users by a run's model, on the device that it was trained on.
+
+    It reads as much of a history as in training.
+    """
     cut = replace(users, max_length=log_settings_of(run).sequences.max_length)
     with naming_plugins_of(run):
         model = load_item_model(run.model)
+    device = torch.device(device_type(run.read_config()["training"]["device"]))
+    model.to(device)  # type: ignore[arg-type]  # its wrapper hides the signature
     return model_score(model, cut, BatchSettings(token_budget=12800))

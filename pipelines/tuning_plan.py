@@ -134,11 +134,17 @@ def plan_search(given: SearchSettings) -> Search:
         MissingExtraError: optuna is not installed.
     """
     config_class = settings_class(given.pipeline)
-    import_plugins(given.plugins)
     base = read_recipe(given.recipe, given.base, given.plugins)
+    import_plugins(base.get("plugins", ()))
     base = merged(base, {METRIC: given.metric})
     defaults = _settings(config_class, base, "the base")
     check_has_validation(defaults, "the base")
+    folds = getattr(getattr(defaults, "data", None), "folds", 1)
+    if folds > 1 and given.pruning != "none":
+        raise ConfigError(
+            f"data.folds={folds} trains {folds} models one after the other, whose trials cannot be "
+            "ended early. Give pruning=none, or search without folds."
+        )
     spaces = {name: _space(name, one, config_class) for name, one in given.ranges.items()}
     search = Search(base, spaces, None, given.ranges)
     for name, one in given.ranges.items():

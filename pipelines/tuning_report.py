@@ -65,7 +65,10 @@ def table_of(given: SearchSettings, search: Search, study: "Study") -> pd.DataFr
         row |= {given.metric: np.nan if trial.value is None else trial.value}
         row |= {name: trial.params.get(name) for name in search.spaces}
         rows.append(row | {"evaluations": len(trial.intermediate_values), "seconds": seconds})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for name in search.spaces:  # with null among them numbers would become floats, and null NaN
+        table[name] = pd.Series([row[name] for row in rows], dtype=object)
+    return table
 
 
 def best_number(study: "Study") -> int | None:
@@ -104,12 +107,12 @@ def weights_of(study: "Study") -> dict[str, float] | None:
 
     Source: fANOVA, Hutter et al. 2014, by optuna.
     """
-    from optuna.importance import get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     values = {t.value for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"}
     if len(values) < FEWEST or len(study.trials[0].params) < 2:
         return None
-    return dict(get_param_importances(study))
+    return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
 
 
 def history_chart(table: pd.DataFrame, metric: str) -> Markup:
@@ -169,7 +172,7 @@ def settings_chart(
 def _settings_panel(
     axes: Axes, finished: pd.DataFrame, name: str, given: Mapping[str, Any], metric: str
 ) -> None:
-    places: Any = finished[name]
+    places: Any = finished[name].tolist()
     if "low" not in given:
         values = list(given[CHOICES] if CHOICES in given else given["alternatives"])
         places = [values.index(value) for value in finished[name]]

@@ -2,14 +2,14 @@
 
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idbert.errors import ConfigError, DataError
 from idbert.run_dir import RunDir
 from idbert.run_lock import hold
-from idbert.training.curve import curve_so_far
+from idbert.training.curve import curve_so_far, name_in_curve
 from idbert.training.metric import is_smaller_better
 from pipelines.ablation_plan import Variant
 from pipelines.ablation_runs import Run, is_made, make, read_curve
@@ -24,6 +24,8 @@ JOURNAL = "trials.jsonl"
 """Every proposal and every value, in the form of optuna's journal: `optuna-dashboard` reads it."""
 PLAN = "plan"
 """Attribute of the study: what may not change when it goes on."""
+ONLY_MODEL = "model"
+"""Folder of the checkpoints where there may be several models of folds, and there is one."""
 MOST_FAILURES = 3
 """Failed trials before any good one, after which the search ends."""
 
@@ -157,7 +159,7 @@ def _try(given: SearchSettings, search: Search, study: "Study", trial: "Trial") 
         logger.warning("%s It counts as failed, and the search goes on.", error)
         return
     curve = read_curve(run, given.metric)["value"].tolist()
-    watch.report(curve)
+    watch.report_all(curve)
     is_best_kept = RunDir(folder).read_config()["training"].get("load_best", True)
     best = min if is_smaller_better(given.metric) else max
     value = best(curve) if is_best_kept else curve[-1]
@@ -182,7 +184,7 @@ class _Watch:
     """
 
     def __init__(self, trial: "Trial", metric: str, folder: Path) -> None:
-        self._trial, self._metric = trial, metric
+        self._trial, self._metric = trial, name_in_curve(metric)
         self._checkpoints = RunDir(folder).checkpoints
         known: FrozenTrial = trial.study.trials[trial.number]
         self._num_reported = len(known.intermediate_values)
@@ -190,19 +192,26 @@ class _Watch:
 
     def __call__(self) -> bool:
         """Report new values; say whether the training is to end."""
-        curve = curve_so_far(self._checkpoints)
+        # of texts to be classified there are checkpoints of each fold's model
+        curve = curve_so_far(self._checkpoints) or curve_so_far(self._checkpoints / ONLY_MODEL)
         self.has_ended_it = self.report([p[self._metric] for p in curve if self._metric in p])
         return self.has_ended_it
 
     def report(self, values: list[float]) -> bool:
         """Report those of a curve's values that are new; say whether they are too bad."""
+        return any(self._trial.should_prune() for _ in self._reported(values))
+
+    def report_all(self, values: list[float]) -> None:
+        """Report those of a finished curve's values that are new."""
+        for _ in self._reported(values):
+            pass
+
+    def _reported(self, values: list[float]) -> Iterator[None]:
         for place in range(self._num_reported, len(values)):
             self._trial.report(values[place], place + 1)
             self._num_reported = place + 1
             self.last = f"{self._metric} {values[place]:.4f} after {place + 1} evaluations"
-            if self._trial.should_prune():
-                return True
-        return False
+            yield
 
 
 def _ended() -> tuple[Any, ...]:

@@ -26,6 +26,12 @@ from idbert.rows import FIRST_ITEM
 
 logger = logging.getLogger(__name__)
 
+POPULARITY, RECENT_POPULARITY = "popularity", "recent popularity"
+ITEM_KNN, DECAYED_ITEM_KNN = "item-kNN", "item-kNN, decayed"
+EASE, DECAYED_EASE = "EASE", "EASE, decayed"
+NAMES = (POPULARITY, RECENT_POPULARITY, ITEM_KNN, DECAYED_ITEM_KNN, EASE, DECAYED_EASE)
+"""Of the baselines in tables and files."""
+
 DAY_US = 24 * 60 * 60 * 1_000_000
 DENSE_ROWS = 10_000
 """Up to so many vocabulary rows the similarities are one dense table (at most 400 MB), which all
@@ -75,14 +81,14 @@ def fit_baselines(
             times only order a user's events: then recent popularity has no meaning and is left out.
         settings: of those baselines that have some.
     """
-    baselines: dict[str, Score] = {"popularity": Popularity(train_items, vocab_size)}
+    baselines: dict[str, Score] = {POPULARITY: Popularity(train_items, vocab_size)}
     if train_times is not None:
-        baselines["recent popularity"] = RecentPopularity(train_items, train_times, vocab_size)
+        baselines[RECENT_POPULARITY] = RecentPopularity(train_items, train_times, vocab_size)
     cosines_VV = item_cosines(train_items, train_offsets, vocab_size)
     if vocab_size <= DENSE_ROWS:
         cosines_VV = cosines_VV.toarray()
-    baselines["item-kNN"] = ItemKnn(cosines_VV, history_items, history_offsets)
-    baselines["item-kNN, decayed"] = ItemKnn(cosines_VV, history_items, history_offsets, decay=10.0)
+    baselines[ITEM_KNN] = ItemKnn(cosines_VV, history_items, history_offsets)
+    baselines[DECAYED_ITEM_KNN] = ItemKnn(cosines_VV, history_items, history_offsets, decay=10.0)
     num_items = vocab_size - FIRST_ITEM
     if num_items > settings.ease_max_items:
         logger.info(
@@ -95,8 +101,8 @@ def fit_baselines(
         )
         return baselines
     table_VV = ease_table(train_items, train_offsets, vocab_size, l2=settings.ease_l2)
-    baselines["EASE"] = Ease(table_VV, history_items, history_offsets)
-    baselines["EASE, decayed"] = Ease(table_VV, history_items, history_offsets, decay=10.0)
+    baselines[EASE] = Ease(table_VV, history_items, history_offsets)
+    baselines[DECAYED_EASE] = Ease(table_VV, history_items, history_offsets, decay=10.0)
     return baselines
 
 

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
+from idbert.inputs.vocabulary import Vocabulary
+from idbert.retrieval.histories import read_histories
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import RunDir
@@ -261,6 +264,25 @@ def test_every_kind_of_model_and_log_goes_through_the_corridor(
     assert ("global-time, test" if "global_time" in settings else "leave-last-out, test") in out
     table = recommendations("--run", finetuned, "--k", 2, path=tmp_path / "best.parquet")
     assert table.groupby("user_id").size().tolist() == [2] * 64
+
+
+def test_the_reports_examples_are_asked_for_with_their_behaviours(
+    rich_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, recommend = [], Recommender.recommend
+
+    def spy(self: Recommender, histories: Any, *more: Any, **named: Any) -> pd.DataFrame:
+        asked.append(read_histories(histories, self.vocabulary))
+        return recommend(self, histories, *more, **named)
+
+    monkeypatch.setattr(Recommender, "recommend", spy)
+    data = (f"--data.source={rich_log}", "--data.behaviour_column=action", *TINY)
+    succeed("rec_pretrain", "--run", tmp_path / "run", *data)
+    (histories,) = asked
+    behaviours = Vocabulary.load(tmp_path / "run").behaviours
+    known = histories.behaviours_T[: histories.lengths[0]]
+    words = ["buy" if place % 3 == 2 else "view" for place in range(len(known))]
+    assert [behaviours[row] for row in known] == words
 
 
 def test_the_users_index_holds_every_user_of_the_log(world: World, copied: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from idbert.inputs.vocabulary import Vocabulary
+from pipelines import reporting
 from tests.pipelines.commands import TINY, run, succeed
 from tests.pipelines.conftest import World
 from tests.worlds import cycle_world
@@ -16,6 +18,21 @@ from tests.worlds import cycle_world
 def test_the_evaluation_leaves_ease_out_where_it_is_told_to(world: World, copied: Path) -> None:
     finished = succeed("rec_evaluate", "--run", copied, "--baselines.ease_max_items=11")
     assert "| EASE" not in finished.out and "EASE is left out" in finished.err
+
+
+def test_a_run_that_is_called_as_a_baseline_is_told_from_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(reporting, "device_type", lambda device: asked.append(device) or "cpu")
+    folder = Path(shutil.copytree(world.finetuned, tmp_path / "popularity"))
+    expected = json.loads((folder / "metrics.json").read_text())["validation"]
+    out = succeed("rec_evaluate", "--run", folder, "--part=validation").out
+    assert re.search(r"\| popularity \(run\) +\| [01].*\n\| popularity +\| 0", out)
+    found = json.loads((folder / "metrics.json").read_text())["validation"]
+    assert found["popularity (run)"]["metrics"] == expected["finetuned"]["metrics"]
+    assert found["popularity"]["metrics"] == expected["popularity"]["metrics"]
+    assert asked == ["auto"], "it is evaluated where it was trained"
 
 
 @pytest.mark.parametrize("name", ["leave_last_out", "global_time"])

@@ -32,14 +32,20 @@ class Pretended:
     Attributes:
         folders: of the trials that were started.
         statuses: of the trials by folder, where they do not succeed.
+        kept_in: the folder of the checkpoints.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folders: list[str] = []
         self.statuses: dict[str, int] = {}
+        self.kept_in = "checkpoints"
         self._curve: list[dict[str, float]] = []
         monkeypatch.setattr(ablation_runs, "start", self.start)
-        monkeypatch.setattr(tuning_runs, "curve_so_far", lambda checkpoints: self._curve)
+        monkeypatch.setattr(tuning_runs, "curve_so_far", self.curve_so_far)
+
+    def curve_so_far(self, checkpoints):
+        """Return the points, of one folder alone."""
+        return self._curve if checkpoints.name == self.kept_in else []
 
     def start(self, pipeline, arguments, log, is_enough):
         config, folder = Path(arguments[1]), Path(arguments[3])
@@ -53,7 +59,9 @@ class Pretended:
         value += 0.01 * settings["model"]["num_layers"]
         self._curve = []
         for place in range(EVALUATIONS):
-            point = {"epoch": place + 1.0, "ndcg@10": value - 1 / (place + 1)}
+            metric = value - 1 / (place + 1)
+            point = {"epoch": place + 1.0, "loss": place, "ndcg@10": metric}
+            point |= {"validation_loss": -metric}
             self._curve = [*self._curve, point]
             if is_enough is not None and is_enough():
                 return UNFINISHED
@@ -185,7 +193,9 @@ def test_a_line_that_was_half_written_is_dropped(tmp_path, pretended):
     assert trials(tmp_path)["state"].tolist() == ["finished"] * 3
 
 
-def test_bad_trials_are_ended_early_and_good_ones_are_not(tmp_path, pretended):
+@pytest.mark.parametrize("kept_in", ["checkpoints", "model"])
+def test_bad_trials_are_ended_early_and_good_ones_are_not(tmp_path, pretended, kept_in):
+    pretended.kept_in = kept_in
     commands.succeed("tune", write_search(tmp_path, trials=20, sampler="random"))
     table = trials(tmp_path)
     assert (table["state"][:4] == "finished").all()
@@ -229,14 +239,22 @@ def test_a_search_with_other_ranges_is_another_search(tmp_path, pretended):
     assert pretended.folders == ["trial-000"]
 
 
-def test_errors_are_searched_for_their_smallest(tmp_path, pretended, monkeypatch):
-    def read_curve(run, metric):
-        rate = yaml.safe_load(run.settings.read_text())["training"]["learning_rate"]
-        return pd.DataFrame({"value": [rate + 1, rate]})
-
-    monkeypatch.setattr(tuning_runs, "read_curve", read_curve)
-    commands.succeed("tune", write_search(tmp_path, trials=5, metric="loss"))
+def test_a_loss_is_that_of_the_validation_part_and_best_where_it_is_smallest(tmp_path, pretended):
+    search = write_search(tmp_path, trials=12, metric="loss", sampler="random")
+    commands.succeed("tune", search)
     table = trials(tmp_path)
+    finished = table[table["state"] == "finished"]
     best = yaml.safe_load((tmp_path / "search" / "best.yaml").read_text())
-    assert table["loss"].tolist() == table[RATE].tolist()
-    assert best["training"]["learning_rate"] == table[RATE].min()
+    nearest = (finished[RATE].map(math.log10) + 2).abs() - 0.01 * finished[LAYERS] + 0.25
+    assert finished["loss"].tolist() == pytest.approx(nearest.tolist())
+    assert best["training"]["learning_rate"] == finished[RATE][finished["loss"].idxmin()]
+    ended = table[table["state"] == "ended early"]
+    assert len(ended) and ended[RATE].map(lambda rate: abs(math.log10(rate) + 2)).min() > 0.3
+
+
+def test_no_value_may_be_a_choice(tmp_path, pretended):
+    ranges = {"training.clip_norm": {"choices": [None, 1.0, 5.0]}}
+    base = {"training": {"learning_rate": 0.001, "clip_norm": None}, "model": {"num_layers": 2}}
+    commands.succeed("tune", write_search(tmp_path, trials=6, ranges=ranges, base=base))
+    assert trials(tmp_path)["training.clip_norm"].isna().any()
+    assert "None" in (tmp_path / "search" / "search.html").read_text()

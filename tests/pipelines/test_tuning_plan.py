@@ -80,6 +80,10 @@ def test_the_base_is_tried_first_where_it_lies_within(range_of_layers, is_within
         ({"ranges": {"training.schedule": {"choices": ["linear", "sideways"]}}}, "=sideways: "),
         ({"pipeline": "rec_index"}, "rec_index trains nothing"),
         ({"base": {"model.norm": "sideways"}}, "the base: "),
+        (
+            {"pipeline": "nlp_cls", "base": {"data.folds": 3, "model": "x"}},
+            "Give pruning=none, or search",
+        ),
         ({"base": {"split.train_until": "test"}}, "the base sets split.train_until=test"),
         (
             {"ranges": {"split.train_until": {"choices": ["validation", "test"]}}},
