@@ -1,7 +1,8 @@
 """Products of float32 matrices at the processor's full width.
 
-torch multiplies float32 on a CPU by MKL, which on AMD's processors uses half the width of their
-AVX-512 registers. oneDNN, which torch brings along too, uses all of it. torch takes oneDNN for
+torch multiplies float32 on a CPU by MKL, which on some of AMD's processors uses half the width of
+their AVX-512 registers (on one of two that were measured; on the other both are alike). oneDNN,
+which torch brings along too, uses all of it. torch takes oneDNN for
 float32 only where it may round to bfloat16 on the way, which oneDNN does on processors with matrix
 tiles (AMX) alone; whether it does so here is tried out, and then it is not used.
 """
