@@ -41,7 +41,7 @@ from benchmarks.peers import (
 from benchmarks.quiet import ForeignLoad, is_quiet, wait_until_quiet
 from idbert.evaluation.charts import ACCENT, INK, QUIET, STYLE, WIDTH_IN, svg
 from idbert.evaluation.evaluate import HEADLINE
-from idbert.files import written_aside
+from idbert.files import digest_of, written_aside
 from idbert.run_dir import RunDir
 from pipelines.reporting import evaluate_runs, write_report
 
@@ -143,7 +143,7 @@ def path_of(options: argparse.Namespace, peer: Peer | None, minutes: float) -> P
 def work_of(options: argparse.Namespace, peer: Peer | None) -> dict[str, str]:
     """Return what must be the same for a measurement to be kept."""
     work = {key: str(getattr(options, key)) for key in OF_THE_WORK} | {"data": options.data}
-    return work if peer else work | {"recipe": str(options.recipe)}
+    return work if peer else work | {"recipe": digest_of(options.recipe)["sha256"]}
 
 
 def kept(options: argparse.Namespace, peer: Peer | None, minutes: float) -> dict[str, Any] | None:

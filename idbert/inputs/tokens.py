@@ -1,5 +1,6 @@
 """Texts as flat arrays of tokens, without special tokens; the tokenizer is called in batches."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,6 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from idbert.inputs.words import starts_of_words
 
+TOKENIZERS = threading.RLock()
+"""Held by whoever sets a tokenizer's truncation or padding, until it has encoded: other threads may
+share it."""
 _CHUNK = 1000
 """Texts that the tokenizer gets at a time: what it returns is many times larger than the ids."""
 
@@ -45,13 +49,15 @@ def tokenize(
         mark_words: say which tokens begin a word (see `starts_of_words`).
     """
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # a tokenizer.json may bring both; `tokenizer(text)` undoes them too
-    backend.no_padding()
     encode = backend.encode_batch if mark_words else backend.encode_batch_fast
     ids, lengths, marks = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty(0, bool)]
     for first in range(0, len(texts), _CHUNK):
         chunk = list(texts[first : first + _CHUNK])
-        encodings = encode(chunk, add_special_tokens=False)
+        with TOKENIZERS:
+            # A tokenizer.json may bring both; `tokenizer(text)` undoes them too.
+            backend.no_truncation()
+            backend.no_padding()
+            encodings = encode(chunk, add_special_tokens=False)
         lists = [encoding.ids for encoding in encodings]
         ids.append(np.fromiter(chain.from_iterable(lists), np.int32))
         lengths.append(np.fromiter(map(len, lists), np.int64, len(lists)))

@@ -181,7 +181,7 @@ class SelfAttention(nn.Module):
         if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
             return False  # what comes out will be bfloat16, and may not suit
         return all(
-            type(part) is nn.Linear and not part._forward_hooks  # no adapter, nobody who listens
+            type(part) is nn.Linear and not _has_hooks(part)  # no adapter, nobody who listens
             for part in (self.query, self.key, self.value)
         )
 
@@ -193,6 +193,11 @@ class SelfAttention(nn.Module):
     def _split_heads(self, projected_BLD: Tensor) -> Tensor:
         batch_size, length, _ = projected_BLD.shape
         return projected_BLD.view(batch_size, length, -1, self.head_width).transpose(1, 2)
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    before, behind = part._forward_pre_hooks, part._forward_hooks
+    return bool(before or behind or part._backward_pre_hooks or part._backward_hooks)
 
 
 def eager_attention(

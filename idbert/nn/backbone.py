@@ -11,6 +11,7 @@ from idbert.nn.blocks.block import NO_BLOCK, read_block_options
 from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.fusion.layer_fusion import read_fusion_options
+from idbert.nn.relative import RelativePositions
 from idbert.nn.structure import build_structure
 
 SHAPELESS = (
@@ -190,6 +191,25 @@ class BackbonePreTrainedModel(IdbertPreTrainedModel):  # type: ignore[no-untyped
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         self.backbone = Backbone(config)
+
+    def post_init(self) -> None:
+        """Initialise the weights, as the last step of `__init__`.
+
+        Layers of all parts are initialised as BERT's; one that sets `_is_hf_initialized` keeps what
+        it has.
+
+        Raises:
+            ConfigError: a part holds numbers that would not be saved with the model.
+        """
+        for part in self.modules():
+            unsaved = part._non_persistent_buffers_set
+            if unsaved and not isinstance(part, RelativePositions):
+                raise ConfigError(
+                    f"{type(part).__name__} keeps '{min(unsaved)}' as a buffer that is not saved, "
+                    "and a model that is opened would hold anything there. Register it with "
+                    "persistent=True."
+                )
+        super().post_init()  # type: ignore[no-untyped-call]
 
     @property
     def max_length(self) -> int | None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from idbert.errors import ShapeError
+from idbert.errors import ConfigError, ShapeError
 from idbert.nn.asked import Asked
 from idbert.nn.attention import (
     AttentionContext,
@@ -46,6 +46,26 @@ class IdbertPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             config._attn_implementation = "eager"
         check_attention(config.encoder_kind, config._attn_implementation, config.residual_scores)
         super().__init__(config, *inputs, **options)
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, Any], allow_all_kernels: bool = False
+    ) -> None:
+        """Refuse to change the attention of a model: its layers were built for it.
+
+        Raises:
+            ConfigError: it is to be another.
+        """
+        if attn_implementation != self.config._attn_implementation:
+            raise ConfigError(
+                f"the attention of a model is chosen when it is built ('"
+                f"{self.config._attn_implementation}' here). Open it again with "
+                f"attn_implementation={attn_implementation!r}."
+            )
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Say so where a model of transformers holds one of ours, too."""
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -118,6 +138,8 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
         hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         checkpoint = read_encoder(folder_or_name, config, hub_options, residual_scores)
         checkpoint.check_fit(_tensor_shapes(cls, checkpoint.config))
+        if "torch_dtype" in options:  # the older name, which transformers takes too
+            options.setdefault("dtype", options.pop("torch_dtype"))
         options.setdefault("dtype", torch.float32)
         with without_progress_bars():
             encoder: Encoder = super().from_pretrained(

@@ -1,6 +1,6 @@
 """Forward passes without gradients, as fast as the processor allows: linear layers through oneDNN.
 
-torch multiplies float32 matrices on a CPU by MKL, which on AMD's processors uses half the width of
+torch multiplies float32 matrices on a CPU by MKL, which on some of AMD's uses half the width of
 their registers. oneDNN, which torch brings along too, uses all of it, and wants the weights laid
 out once in its own order. The same operation exists for bfloat16.
 """
@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from idbert.nn.modes import evaluation_mode
 
 InferencePrecision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -82,11 +84,9 @@ def fast_inference(model: nn.Module, precision: InferencePrecision = "float32") 
             but for the order of sums.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    was_training = model.training
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
     with ExitStack() as block, torch.inference_mode():
-        model.train(False)
-        block.callback(model.train, was_training)
+        block.enter_context(evaluation_mode(model))
         if device == "cpu" and PackedProduct.is_available(dtype):
             block.enter_context(_packed_linears(model, dtype))
         elif dtype == torch.bfloat16:

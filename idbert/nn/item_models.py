@@ -23,6 +23,7 @@ from idbert.nn.blocks.block import NO_BLOCK
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
 from idbert.nn.losses.catalogue import LossSettings, check_negatives
+from idbert.nn.modes import evaluation_mode
 from idbert.nn.products import fast_products
 from idbert.nn.saved_models import open_saved
 from idbert.nn.tied_scores import IGNORED, TiedScoresModel
@@ -255,18 +256,13 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             num_users: U; a user that is in no batch gets zeros.
         """
         users_UD = torch.zeros(num_users, self.config.hidden_size + 1, device=self.device)
-        was_training = self.training
-        self.train(False)
-        try:
-            with fast_products():
-                for positions_B, batch in batches:
-                    batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-                    query_BD = self.head.queries(self._query_states(**batch))
-                    rows_B = torch.from_numpy(positions_B).to(self.device)
-                    users_UD[rows_B, :-1] = query_BD.float()
-                    users_UD[rows_B, -1] = 1
-        finally:
-            self.train(was_training)
+        with evaluation_mode(self), fast_products():
+            for positions_B, batch in batches:
+                batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+                query_BD = self.head.queries(self._query_states(**batch))
+                rows_B = torch.from_numpy(positions_B).to(self.device)
+                users_UD[rows_B, :-1] = query_BD.float()
+                users_UD[rows_B, -1] = 1
         return users_UD
 
     def _query_states(

@@ -10,6 +10,7 @@ tiles (AMX) alone; whether it does so here is tried out, and then it is not used
 import functools
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,36 @@ def fast_products() -> Iterator[None]:
     if not onednn_is_faster():
         yield
         return
-    previous = _precision()
-    _set_precision("bf16")
+    _blocks.enter()
     try:
         yield
     finally:
-        _set_precision(previous)
+        _blocks.leave()
+
+
+class _Blocks:
+    """How many blocks are open, of all threads: torch's setting is one for the process."""
+
+    def __init__(self) -> None:
+        self._lock, self._open, self._before = threading.Lock(), 0, ""
+
+    def enter(self) -> None:
+        """Switch the products where this block is the first."""
+        with self._lock:
+            if self._open == 0:
+                self._before = _precision()
+                _set_precision("bf16")
+            self._open += 1
+
+    def leave(self) -> None:
+        """Switch back where no other block is open."""
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                _set_precision(self._before)
+
+
+_blocks = _Blocks()
 
 
 def padded_rows(rows_MD: Float[Tensor, "M D"], num_rows: int | None = None) -> Float[Tensor, "_ D"]:

@@ -29,16 +29,18 @@ class Registry(Generic[T]):
         """Return a decorator that enters what it decorates as `name`.
 
         Raises:
-            ConfigError: `name` is taken by another entry.
+            ConfigError: `name` is taken by another entry. One of the same module and name is
+                replaced: the cell of a notebook was run again.
         """
 
         def enter(entry: T) -> T:
-            taken = self._entries.setdefault(name, entry)
-            if taken is not entry:
+            taken = self._entries.get(name, entry)
+            if taken is not entry and not _is_same_definition(taken, entry):
                 raise ConfigError(
                     f"The {self.noun} '{name}' is registered already, as {taken!r}. "
                     "Register yours under another name."
                 )
+            self._entries[name] = entry
             return entry
 
         return enter
@@ -61,3 +63,10 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+
+def _is_same_definition(one: object, other: object) -> bool:
+    """Say whether two classes stand at one place of one module."""
+    if not (isinstance(one, type) and isinstance(other, type)):
+        return False
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -101,6 +101,10 @@ class TiedScoresModel(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
             )
         self.loss.sparse = self.get_input_embeddings().sparse = True
 
+    def read_densely(self) -> None:
+        """Give the embeddings and biases gradients of all rows."""
+        self.loss.sparse = self.get_input_embeddings().sparse = False
+
     @property
     def reads_all_rows(self) -> bool:
         """Whether every step reads the whole table: for the loss, or to bring it to norm 1."""

@@ -4,8 +4,10 @@ The only file that imports FAISS. Vectors are ranked by inner product; normalise
 """
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +62,7 @@ class VectorIndex:
         self.defaults = SearchSettings()
         self.recall: RecallCurve | None = None
         self._most_fetched = len(ids)
+        self._alone: AbstractContextManager[Any] = nullcontext()
 
     def __len__(self) -> int:
         """Return N, the number of vectors."""
@@ -232,6 +235,7 @@ class VectorIndex:
         opened = cls(on_device(faiss, index, device, factory), ids, factory, dimension)
         if device != "cpu":
             opened._most_fetched = min(len(ids), MOST_ON_GPU)
+            opened._alone = threading.Lock()  # FAISS's indexes on a GPU serve one call at a time
         opened.defaults = SearchSettings(**manifest.get("search") or {})
         if manifest.get("recall") is not None:
             opened.recall = RecallCurve.of(manifest["recall"])
@@ -315,7 +319,8 @@ class VectorIndex:
         if self._fast_cells is not None:
             scan_for(self._fast_cells, len(queries_QD))
         try:
-            scores_QK, rows_QK = self._index.search(filled_QD, k, params=parameters)
+            with self._alone:
+                scores_QK, rows_QK = self._index.search(filled_QD, k, params=parameters)
         except RuntimeError as error:
             if selector is None:
                 raise

@@ -180,9 +180,9 @@ class Recommender:
             of the histories that got the most popular items.
 
         Raises:
-            DataError: k is above the catalogue's size; histories, allow or deny are not what they
-                must be.
-            ConfigError: k is below 1, behaviour is not one, or the index cannot filter.
+            DataError: k is above the catalogue's size; histories, behaviour, allow or deny are not
+                what they must be.
+            ConfigError: k is below 1, behaviour cannot act, or the index cannot filter.
         """
         batches = self.recommend_batches(
             histories,
@@ -310,8 +310,8 @@ class Recommender:
             catalogues few histories at a time.
 
         Raises:
-            DataError: the histories are not what they must be.
-            ConfigError: behaviour is not one.
+            DataError: the histories or the behaviour are not what they must be.
+            ConfigError: behaviour cannot act.
         """
         read = self._read(histories, at)
         has_items_U = read.lengths > 0

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from idbert.nn.fusion import resolve_layers
 from idbert.nn.item_models import ItemModel
+from idbert.nn.modes import evaluation_mode
 from idbert.rows import FIRST_ITEM
 
 Layer: TypeAlias = int | Literal["fused"] | None
@@ -50,12 +51,8 @@ def item_layer_vectors(
         return model.item_vectors()[FIRST_ITEM:, :-1][items]
     state = None if layer == "fused" else resolve_layers([layer], model.config.num_states)[0]
     rows_N = torch.arange(FIRST_ITEM, model.config.vocab_size, device=model.device)[items]
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluation_mode(model):
         chunks = [_alone(model, rows, state) for rows in torch.split(rows_N, _ITEMS_AT_ONCE)]
-    finally:
-        model.train(was_training)
     return torch.cat(chunks).float()
 
 

@@ -66,27 +66,28 @@ def freeze(
         [parameter for parameter in part if parameter.requires_grad]
         for part in frozen_parts(encoder, settings.frozen_layers)
     ]
-    for part in parts:
-        for parameter in part:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    frozen = {id(parameter) for part in parts for parameter in part}
+    if all(id(p) in frozen or not p.requires_grad for p in model.parameters()):
         raise ConfigError(
             f"frozen_layers={settings.frozen_layers} leaves nothing to train: all that "
             f"{type(model).__name__} learns is in its encoder. Freeze fewer layers."
         )
-    if settings.unfreeze_every is None:
-        return [], None
-    every_steps = max(1, round(settings.unfreeze_every * steps_per_epoch))
-    if every_steps >= total_steps:
+    every_steps = max(1, round((settings.unfreeze_every or 1) * steps_per_epoch))
+    if settings.unfreeze_every is not None and every_steps >= total_steps:
         raise ConfigError(
             f"unfreeze_every={settings.unfreeze_every} cannot act: the training ends after "
             f"{total_steps} steps, before anything thaws at step {every_steps}. Give fewer epochs."
         )
-    if num_processes() > 1:
+    if settings.unfreeze_every is not None and num_processes() > 1:
         raise ConfigError(
             "unfreeze_every cannot act in several processes, which share the gradients of what is "
             "trained from the start only. Train in one, or leave it out."
         )
+    for part in parts:
+        for parameter in part:
+            parameter.requires_grad_(False)
+    if settings.unfreeze_every is None:
+        return [], None
     return [p for part in parts for p in part], GradualUnfreezing(parts, every_steps)
 
 

@@ -30,7 +30,8 @@ def keep_freed_memory() -> None:
 def release_freed_memory() -> None:
     """Give memory back that arrow and the C library hold, and nothing uses any more.
 
-    For the moment before a training: what reading and splitting a log needed is not needed again.
+    For the moments before a training and behind it: what reading and splitting a log needed is not
+    needed again, nor is what its steps did.
     """
     gc.collect()
     pa.default_memory_pool().release_unused()

@@ -138,6 +138,7 @@ class ResumableTrainer(Trainer):
         release_freed_memory()
         with self._sigterm.listening():
             self.train(resume_from_checkpoint=None if newest is None else str(newest))
+        release_freed_memory()
         self.finished = not self._sigterm.received
         if self.finished and not self._ends_with_the_best:
             self._take_over_average()

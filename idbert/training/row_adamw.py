@@ -124,6 +124,8 @@ def with_sparse_rows(model: nn.Module, settings: TrainingSettings) -> bool:
     if wanted:
         assert isinstance(model, TiedScoresModel)
         model.read_sparsely()
+    elif isinstance(model, TiedScoresModel):
+        model.read_densely()  # an earlier training may have had it otherwise
     return wanted
 
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from idbert import processes
 from idbert.errors import ConfigError
+from idbert.nn.modes import evaluation_mode
 from idbert.training.arguments import TrainingSettings
 from idbert.training.averaging import build_average
 from idbert.training.freezing import find_encoder, freeze
@@ -77,9 +78,11 @@ class StrategyTrainer(ResumableTrainer):
         self._has_sparse_rows = with_sparse_rows(model, settings)
         steps_per_epoch = settings.steps_per_epoch(len(loader))
         total_steps = settings.total_steps(steps_per_epoch)
+        was_trained = [parameter for parameter in trained.parameters() if parameter.requires_grad]
         self._thawing, unfreezing = freeze(
             trained, self._encoder, settings, steps_per_epoch, total_steps
         )
+        self._frozen = [parameter for parameter in was_trained if not parameter.requires_grad]
         super().__init__(
             model,
             loader,
@@ -94,6 +97,14 @@ class StrategyTrainer(ResumableTrainer):
         self._row_parameters = sparse_parameters(model) if self._has_sparse_rows else []
         if self._row_parameters and processes.num_processes() > 1:
             take_from_ddp(model, self._row_parameters)
+
+    def train_or_resume(self) -> None:
+        """Train as `ResumableTrainer` does; what was frozen for it can then be trained again."""
+        try:
+            super().train_or_resume()
+        finally:
+            for parameter in self._frozen:
+                parameter.requires_grad_(True)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make AdamW with decay on matrices only, and rates by depth where the settings say so."""
@@ -169,13 +180,8 @@ class StrategyTrainer(ResumableTrainer):
         return dict(metrics)
 
     def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
-        was_training = self._trained.training
-        self._trained.train(False)
-        try:
-            with self._averaged(), torch.no_grad():
-                values = {name: float(value) for name, value in evaluate().items()}
-        finally:
-            self._trained.train(was_training)
+        with evaluation_mode(self._trained), self._averaged(), torch.no_grad():
+            values = {name: float(value) for name, value in evaluate().items()}
         if self._metric is None:
             return values
         check_metric(self._metric, values)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from idbert.inputs.text import EncodedTexts
 from idbert.inputs.text_batches import text_batches
+from idbert.nn.modes import evaluation_mode
 from idbert.nn.products import fast_products
 from nlp_tasks.cls.model import TextClassifier
 
@@ -36,15 +37,11 @@ def text_logits(
         token_budget: Positions of a batch, padding included.
     """
     sums_NC = torch.zeros(encoded.num_texts, model.config.num_outputs)
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluation_mode(model):
         for places_B, batch in text_batches(encoded, pad_id, token_budget):
             logits_BC = model(**{name: t.to(model.device) for name, t in batch.items()}).logits
             rows_B = torch.from_numpy(encoded.rows_N[places_B])
             sums_NC.index_add_(0, rows_B, logits_BC.float().cpu())
-    finally:
-        model.train(was_training)
     windows_N = torch.from_numpy(encoded.rows_N).bincount(minlength=encoded.num_texts)
     return sums_NC / windows_N[:, None]
 

@@ -22,6 +22,7 @@ from idbert.errors import ConfigError
 from idbert.inputs.text import EncodedTexts
 from idbert.inputs.text_batches import text_batches
 from idbert.nn.heads.linear import LinearHead
+from idbert.nn.modes import evaluation_mode
 from idbert.training.precision import autocast
 from nlp_tasks.cls.model import TextClassifier
 from nlp_tasks.cls.prediction import TOKEN_BUDGET
@@ -136,17 +137,13 @@ def _pooled(
 ) -> Float32[np.ndarray, "N D"]:
     """Return what the head would read of each chosen sequence."""
     vectors_ND = np.zeros((len(encoded), model.pooling.width), np.float32)
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluation_mode(model):
         for places_B, batch in text_batches(encoded, pad_id, TOKEN_BUDGET, chosen_N):
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with autocast(precision, model.device.type):
                 fused_BLD: Tensor = model.backbone(**batch)
                 pooled_BD = model.pooling(fused_BLD, batch["attention_mask"])
             vectors_ND[places_B] = pooled_BD.float().cpu().numpy()
-    finally:
-        model.train(was_training)
     return vectors_ND[chosen_N]
 
 

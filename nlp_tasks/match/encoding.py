@@ -17,6 +17,7 @@ from idbert.errors import ConfigError
 from idbert.inputs.text import EncodedTexts, TextSettings, encode_texts
 from idbert.inputs.text_batches import text_batches
 from idbert.inputs.text_checks import check_texts
+from idbert.inputs.tokens import TOKENIZERS
 from idbert.nn.fast_inference import fast_inference
 from idbert.training.precision import resolve_precision
 
@@ -147,7 +148,8 @@ def _fast_inputs(
     )
     probes = {int(encoded.lengths.argmin()), int(encoded.lengths.argmax()), len(texts) // 2}
     for place in probes:
-        features = model.preprocess([texts[place]], prompt=prompt, **_task(task))
+        with TOKENIZERS:
+            features = model.preprocess([texts[place]], prompt=prompt, **_task(task))
         ids = encoded.ids[encoded.offsets[place] : encoded.offsets[place + 1]]
         wanted = features.get("input_ids")
         is_known = all(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from idbert.errors import ConfigError
+from idbert.nn.modes import evaluation_mode
 from idbert.nn.products import fast_products
 from nlp_tasks.mrc.answers import Answer
 from nlp_tasks.mrc.batches import TOKEN_BUDGET, window_batches
@@ -101,9 +102,7 @@ def find_spans(
     parts: list[tuple[np.ndarray, ...]] = []
     nulls_N, answers_N = np.zeros(len(windows)), np.zeros(len(windows))
     losses_N = None if positions_N2 is None else np.zeros(len(windows))
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluation_mode(model):
         for places_B, batch in window_batches(windows, pad_id, token_budget):
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             output = model(**batch)
@@ -117,8 +116,6 @@ def find_spans(
                 starts_B, ends_B = torch.from_numpy(positions_N2[places_B].T).to(model.device)
                 losses_B = model.heads.losses(output, mask_BL, starts_B, ends_B)
                 losses_N[places_B] = losses_B.cpu().double().numpy()
-    finally:
-        model.train(was_training)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     has_head = model.heads.has_answer is not None
     return _merged(windows, columns, nulls_N, answers_N if has_head else None, n_best, losses_N)

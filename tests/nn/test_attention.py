@@ -144,9 +144,10 @@ def test_one_product_gives_queries_keys_and_values_where_nothing_stands_in_for_a
     layer(hidden, context)
     assert len(packed) == 1
     layer(hidden[:1], context)  # too few positions to bring weights together for
-    listener = layer.key.register_forward_hook(lambda *_: None)
-    layer(hidden, context)
-    listener.remove()
+    for register in ("forward_hook", "forward_pre_hook", "full_backward_hook"):
+        listener = getattr(layer.key, f"register_{register}")(lambda *_: None)
+        layer(hidden, context)
+        listener.remove()
     layer.query = type("Adapter", (torch.nn.Linear,), {})(8, 8)
     layer(hidden, context)
     assert len(packed) == 1

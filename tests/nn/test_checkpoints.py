@@ -53,6 +53,25 @@ def edit_config(folder: Path, **fields) -> None:
 # Published folders, whatever their spelling
 
 
+def test_the_older_name_of_dtype_acts(tmp_path):
+    bert_folder(tmp_path)
+    assert Encoder.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert Encoder.from_pretrained(tmp_path).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["bert", "nezha"])
+def test_the_attention_of_a_model_is_chosen_once(kind):
+    """Changed later, layers that were built for another one would look ahead."""
+    model = NextItemModel.build(EncoderSettings(hidden_size=8, kind=kind), vocab_size=20)
+    given = model.config._attn_implementation
+    other = "eager" if given == "sdpa" else "sdpa"
+    model.set_attn_implementation(given)
+    for part in (model, model.backbone.encoder):
+        with pytest.raises(ConfigError, match="is chosen when it is built"):
+            part.set_attn_implementation(other)
+    assert model.config._attn_implementation == given
+
+
 @pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM, BertForSequenceClassification])
 def test_a_bert_opens_with_and_without_a_head(tmp_path, model_class):
     theirs = bert_folder(tmp_path, model_class)

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from idbert.errors import ConfigError, ShapeError
+from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FUSIONS, FusionSettings, LayerFusion, build_fusion
+from idbert.nn.item_models import MaskedItemModel
 from idbert.nn.parts import NoOptions
 from idbert.nn.registry import Registry
 from tests.nn.cases import fusion_settings
@@ -245,3 +247,36 @@ def test_a_name_is_registered_once():
     assert "one" in registry
     with pytest.raises(ConfigError, match="The number 'one' is registered already, as 1"):
         registry.register("one")(2)
+
+
+def test_a_class_that_is_defined_again_takes_its_own_place():
+    registry: Registry[type] = Registry("thing")
+
+    def define() -> type:
+        @registry.register("mine")
+        class Mine: ...
+
+        return Mine
+
+    define()
+    again = define()  # as when the cell of a notebook is run again
+    assert registry["mine"] is again
+    with pytest.raises(ConfigError, match="is registered already"):
+        registry.register("mine")(int)
+
+
+def test_numbers_that_would_not_be_saved_are_refused(monkeypatch):
+    monkeypatch.setattr(FUSIONS, "_entries", dict(FUSIONS._entries))
+
+    @FUSIONS.register("forgetful")
+    class Forgetful(LayerFusion):
+        def __init__(self, num_states, hidden_size, layers=None):
+            super().__init__(num_states, hidden_size, layers)
+            self.register_buffer("weights_K", torch.ones(num_states), persistent=False)
+
+        def forward(self, hidden_KBLD):
+            return sum(w * h for w, h in zip(self.weights_K, hidden_KBLD, strict=True))
+
+    settings = EncoderSettings(hidden_size=8, fusion=FusionSettings("forgetful"))
+    with pytest.raises(ConfigError, match="Forgetful keeps 'weights_K' as a buffer that is not"):
+        MaskedItemModel.build(settings, vocab_size=20)

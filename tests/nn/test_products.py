@@ -32,6 +32,17 @@ def test_they_are_used_inside_the_block_alone():
 
 
 @pytest.mark.usefixtures("on_any_processor")
+def test_blocks_of_two_threads_that_overlap_leave_nothing_behind():
+    first, second = fast_products(), fast_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert products_are_fast(), "the second one still computes"
+    second.__exit__(None, None, None)
+    assert not products_are_fast()
+
+
+@pytest.mark.usefixtures("on_any_processor")
 def test_an_error_ends_the_block_too():
     with pytest.raises(KeyError), fast_products():
         raise KeyError

@@ -1,6 +1,7 @@
 """The index ranks as exact search does, keeps ids, and is opened only when whole."""
 
 import json
+import threading
 from pathlib import Path
 
 import faiss
@@ -147,6 +148,20 @@ def test_a_query_that_needs_many_rows_does_not_let_others_fetch_as_many(monkeypa
     assert fetched == [(8, 5), (1, 205)]
     np.testing.assert_array_equal(found[1], expected[1])
     assert not np.isin(found[1][4], heavy).any()
+
+
+def test_searches_wait_for_each_other_where_the_index_serves_one_at_a_time() -> None:
+    index = built()
+    lock = index._alone = threading.Lock()
+    assert lock.acquire()
+    found: list[np.ndarray] = []
+    waiting = threading.Thread(target=lambda: found.append(index.search(vectors(1), 3)[1]))
+    waiting.start()
+    waiting.join(0.1)
+    assert not found
+    lock.release()
+    waiting.join(30)
+    assert len(found) == 1 and not lock.locked()
 
 
 def test_filters_change_nothing_but_what_they_forbid() -> None:

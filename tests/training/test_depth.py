@@ -230,8 +230,26 @@ def test_an_encoder_elsewhere_is_named(tmp_path):
         with pytest.raises(ConfigError, match=f"{next(iter(settings))} cannot act: Elsewhere"):
             build_rows(tmp_path, model=model, **settings)
     trainer = build_rows(tmp_path, model=model, encoder=model.words, frozen_layers="all")
-    trainer.train_or_resume()
     assert not any(p.requires_grad for p in model.words.parameters())
+    before = [p.clone() for p in model.words.parameters()]
+    trainer.train_or_resume()
+    assert all(map(torch.equal, before, model.words.parameters()))
+
+
+def test_a_training_leaves_nothing_frozen_that_it_froze(tmp_path):
+    model = row_model()
+    build_rows(tmp_path / "one", model=model, frozen_layers="all").train_or_resume()
+    assert all(p.requires_grad for p in model.parameters())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    build_rows(tmp_path / "two", model=model).train_or_resume()
+    assert 0 in moved(model, before)
+
+
+def test_what_is_refused_has_frozen_nothing(tmp_path):
+    model = row_model()
+    with pytest.raises(ConfigError, match="unfreeze_every=9 cannot act"):
+        build_rows(tmp_path, model=model, frozen_layers="all", unfreeze_every=9, epochs=1)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_an_encoder_of_unknown_depth_can_have_another_rate_but_no_depth(tmp_path):

@@ -185,6 +185,14 @@ def test_large_tables_are_sparse_where_nothing_else_is_said(tmp_path, monkeypatc
         (SAMPLED, {"frozen_layers": 0}, "the embeddings are frozen"),
     ],
 )
+def test_a_later_training_of_the_same_model_may_be_dense(tmp_path):
+    model = build_model(loss=LossSettings("sampled", {"negatives": 4}))
+    build(tmp_path / "one", model=model, sparse_rows=True).train_or_resume()
+    averaged = {"averaging": AveragingSettings("ema"), "sparse_rows": False}
+    build(tmp_path / "two", model=model, **averaged).train_or_resume()
+    assert not model.get_input_embeddings().sparse
+
+
 def test_sparse_rows_that_cannot_act_are_refused(loss, settings, message, tmp_path):
     with pytest.raises(ConfigError, match=f"sparse_rows=true cannot act: {message}"):
         build(tmp_path, model=build_model(loss=loss), sparse_rows=True, **settings)
