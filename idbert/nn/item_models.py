@@ -78,7 +78,7 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
                 "open saved ones with load_item_model."
             )
         super().__init__(config)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
     @property
     def objective(self) -> Literal["masked", "next"]:

@@ -76,7 +76,7 @@ class MaskedWordModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         if pooler is not None and self.next_sentence is None:
             # Kept as the checkpoint's, for a classifier to start from; nothing here trains it.
             pooler.requires_grad_(False)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
     @classmethod
     def build(

@@ -155,7 +155,7 @@ class ResumableTrainer(Trainer):
             output_dir,
             steps_per_epoch=self._steps_per_epoch,
             metric=metric,
-            finds_unused=backbone is not None and backbone.leaves_layers_unread,
+            finds_unused=getattr(backbone, "leaves_layers_unread", False),
         )
 
     # What follows overrides Trainer, whose names and arguments are kept.

@@ -12,16 +12,18 @@ from idbert import processes
 def take_from_ddp(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     """Keep parameters out of DDP's buckets, which are dense, and start them alike everywhere.
 
+    Buffers are kept out too: they are constants, which DDP would send around in every step.
+
     Args:
         model: Not yet wrapped.
-        parameters: Some of its own.
+        parameters: Some of its own, or none.
     """
     ids = {id(parameter) for parameter in parameters}
     model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if id(parameter) in ids
-    ]
+    ] + [name for name, _ in model.named_buffers(remove_duplicate=False)]
     if processes.num_processes() > 1:
         for parameter in parameters:
             dist.broadcast(parameter.data, src=0)

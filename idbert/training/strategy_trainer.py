@@ -95,7 +95,7 @@ class StrategyTrainer(ResumableTrainer):
         )
         self.precision = resolve_precision(settings.precision, hidden_size, self.args.device.type)
         self._row_parameters = sparse_parameters(model) if self._has_sparse_rows else []
-        if self._row_parameters and processes.num_processes() > 1:
+        if processes.num_processes() > 1:
             take_from_ddp(model, self._row_parameters)
 
     def train_or_resume(self) -> None:

@@ -68,7 +68,6 @@ def to_training_arguments(
         label_names=["labels"],
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=finds_unused,
-        ddp_broadcast_buffers=False,  # ours are constants, the same in all processes
         logging_nan_inf_filter=False,  # a loss that is no number must be seen
         disable_tqdm=True,  # progress.py shows the progress
         **more,

@@ -177,14 +177,6 @@ def test_large_tables_are_sparse_where_nothing_else_is_said(tmp_path, monkeypatc
     assert not is_sparse(frozen_layers=0)
 
 
-@pytest.mark.parametrize(
-    ("loss", "settings", "message"),
-    [
-        (None, {}, "the loss 'chunked' reads all rows; sampled, gbce and bce do not"),
-        (SAMPLED, {"averaging": AveragingSettings("swa")}, "averaging.name=swa touches all rows"),
-        (SAMPLED, {"frozen_layers": 0}, "the embeddings are frozen"),
-    ],
-)
 def test_a_later_training_of_the_same_model_may_be_dense(tmp_path):
     model = build_model(loss=LossSettings("sampled", {"negatives": 4}))
     build(tmp_path / "one", model=model, sparse_rows=True).train_or_resume()
@@ -193,6 +185,14 @@ def test_a_later_training_of_the_same_model_may_be_dense(tmp_path):
     assert not model.get_input_embeddings().sparse
 
 
+@pytest.mark.parametrize(
+    ("loss", "settings", "message"),
+    [
+        (None, {}, "the loss 'chunked' reads all rows; sampled, gbce and bce do not"),
+        (SAMPLED, {"averaging": AveragingSettings("swa")}, "averaging.name=swa touches all rows"),
+        (SAMPLED, {"frozen_layers": 0}, "the embeddings are frozen"),
+    ],
+)
 def test_sparse_rows_that_cannot_act_are_refused(loss, settings, message, tmp_path):
     with pytest.raises(ConfigError, match=f"sparse_rows=true cannot act: {message}"):
         build(tmp_path, model=build_model(loss=loss), sparse_rows=True, **settings)

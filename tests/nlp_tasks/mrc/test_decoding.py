@@ -24,22 +24,19 @@ class Heads:
         self.has_answer = True if has_answer else None
 
 
-class Scripted:
+class Scripted(torch.nn.Module):
     """A model whose logits are a fixed function of the token alone."""
 
     device = torch.device("cpu")
-    training = False
 
     def __init__(self, loss: str = "softmax", has_answer: bool = False, seed: int = 0) -> None:
+        super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.start = torch.randn(len(TOKENIZER), generator=generator) * 2
         self.end = torch.randn(len(TOKENIZER), generator=generator) * 2
         self.heads = Heads(loss, has_answer)
 
-    def train(self, mode: bool) -> None:
-        self.training = mode
-
-    def __call__(self, input_ids, attention_mask, **batch) -> ReaderOutput:
+    def forward(self, input_ids, attention_mask, **batch) -> ReaderOutput:
         answer = None
         if self.heads.has_answer:
             sums = (self.start[input_ids] * attention_mask).sum(dim=1)
