@@ -39,7 +39,7 @@ PENALTY = 0.05
 
 MAX_ITERATIONS = 300
 MOST_LABELS = 256
-"""Of several labels a text; each is a regression of its own, of up to a second."""
+"""Of several labels a text; each is a regression of its own, one after the other."""
 
 
 def uses_probe(model: TextClassifier, start: HeadStart) -> bool:
