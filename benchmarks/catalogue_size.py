@@ -1,7 +1,7 @@
 """What does a step of training cost, the larger the catalogue is?
 
     python -m benchmarks.catalogue_size --write
-    python -m benchmarks.catalogue_size --items 50000 1000000 --loss gbce --write
+    python -m benchmarks.catalogue_size --items 50000 1000000 --loss gbce --negatives 16 --write
 
 The same histories in all but their items, drawn by a power law over as many items as --items says:
 a step of a sampled loss should cost what it draws, and not what there is. Each size trains in a

@@ -18,6 +18,7 @@ from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.item_models import ItemModel
+from idbert.nn.losses.binary import BinaryLoss
 from idbert.nn.losses.catalogue import ChunkedSoftmax, usual_chunk
 from idbert.nn.losses.sampled import SampledSoftmax
 from idbert.training.arguments import TrainingSettings
@@ -39,6 +40,10 @@ _GATE_WIDTHS = 6
 
 _SCORES = 3
 """Copies of an attention matrix: scores, shares, shares after dropout."""
+
+_OWN_COPIES = 11
+"""Numbers in memory at once of each negative of a target's own: which row, its place among those
+that are read, scores and their gradients (measured)."""
 
 _UNIT_COPIES = 3
 """Copies of a table that is brought to norm 1: itself, and two in its backward pass."""
@@ -65,6 +70,7 @@ class Workload:
         scored_targets: Whose scores are in memory at once.
         scores_of_target: Rows that a target is compared with.
         score_copies: Tensors of that size at once.
+        drawn_rows: That a step reads from the table beside targets and inputs, at most.
         unit_rows: Rows of the table that a step brings to norm 1, for a cosine; those that a loss
             draws are among its scores.
         sparse_rows: Whether only the rows that are read get gradients.
@@ -86,6 +92,7 @@ class Workload:
     scored_targets: int
     scores_of_target: int
     score_copies: int
+    drawn_rows: int
     unit_rows: int
     sparse_rows: bool
     sum_tables: int
@@ -123,7 +130,7 @@ def estimate_memory(of: Workload) -> MemoryEstimate:
     table = of.rows * (of.width + 1)
     weights = table + of.other_parameters
     if of.sparse_rows:
-        touched = min(of.rows, of.positions + of.targets + of.scores_of_target) * of.width
+        touched = min(of.rows, of.positions + of.targets + of.drawn_rows) * of.width
         # First moments as wide as the table, and two numbers a row; gradients of what was read.
         moments = table + 2 * of.rows + 2 * of.other_parameters
         gradients = of.other_parameters + 3 * touched
@@ -172,8 +179,7 @@ def workload_of(
     scored = targets
     if loss.draws_rows:
         per_target = int(getattr(loss.options, "negatives", SAMPLED_NEGATIVES))
-        # Where each target has negatives of its own, their vectors are read for each.
-        copies = 2 * config.hidden_size if config.loss == "bce" else 4
+        copies = _OWN_COPIES if isinstance(loss, BinaryLoss) else 4
         if isinstance(loss, SampledSoftmax):
             scored = min(targets, usual_chunk(per_target, device_type(settings.device)))
     elif isinstance(loss, ChunkedSoftmax):
@@ -196,6 +202,7 @@ def workload_of(
         scored_targets=scored,
         scores_of_target=per_target,
         score_copies=copies,
+        drawn_rows=per_target * (targets if isinstance(loss, BinaryLoss) else 1),
         unit_rows=config.vocab_size if model.head.is_cosine and not loss.unit_rows else 0,
         sparse_rows=wants_sparse_rows(model, settings),
         sum_tables=2 if config.num_attributes else 0,  # the sums, and their gradient
@@ -308,6 +315,7 @@ def _advice(
         scored_targets=min(workload.targets, usual_chunk(negatives, device_type)),
         scores_of_target=negatives,
         score_copies=4,
+        drawn_rows=negatives,
         unit_rows=0,
         sparse_rows=True,
         averages=0,

@@ -12,6 +12,7 @@ from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_mode
 from idbert.nn.losses.binary import calibrated_beta
 from idbert.nn.losses.catalogue import LossSettings, build_loss, full_softmax_loss
 from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
+from idbert.nn.losses.own_scores import own_scores
 from idbert.nn.losses.sampled import sampled_softmax_loss
 from idbert.rows import FIRST_ITEM
 from tests.nn.loss_world import loss_and_gradients, problem
@@ -169,23 +170,63 @@ def test_weights_scale_the_targets(settings):
     torch.testing.assert_close(values[1], 3 * values[0])
 
 
-def test_uncalibrated_gbce_is_binary_cross_entropy():
-    hidden_MD, weight_VD, bias_V, targets_M, _ = problem()
-    loss = build_loss(LossSettings("gbce", {"negatives": 5, "calibration": 0.0}))
+@pytest.mark.parametrize(
+    ("settings", "beta"),
+    [
+        (LossSettings("bce", {"negatives": 5}), 1.0),
+        (LossSettings("gbce", {"negatives": 5, "calibration": 0.0}), 1.0),
+        (LossSettings("gbce", {"negatives": 5, "calibration": 1.0}), 5 / 30),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("unit", [False, True])
+def test_a_binary_loss_is_cross_entropy_against_negatives_of_each_targets_own(settings, beta, unit):
+    *inputs, targets_M, weights_M = problem()
+    loss = build_loss(settings)
+    loss.unit_rows = unit
+
+    def plainly(hidden_MD, weight_VD, bias_V, targets_M, weights_M):
+        rows_MN = torch.randint(0, 31, (50, 5))
+        if unit:
+            weight_VD = F.normalize(weight_VD, dim=1)
+        score_MV = hidden_MD @ weight_VD.T + bias_V + math.log(beta / 5)
+        right_M = score_MV.gather(1, targets_M[:, None])[:, 0].sigmoid() ** beta
+        wrong_MN = (-score_MV).sigmoid().gather(1, rows_MN)
+        wrong_MN = wrong_MN.masked_fill(rows_MN == targets_M[:, None], 1)
+        loss_M = -(right_M.log() + wrong_MN.log().sum(1)) / 6
+        return (loss_M * weights_M).sum()
+
     torch.manual_seed(0)
-    actual = loss(hidden_MD, weight_VD, bias_V, targets_M)
+    actual = loss_and_gradients(loss, *inputs, targets_M, weights_M)
     torch.manual_seed(0)
-    rows_N = torch.randint(0, 31, (5,))
-    scores_MV = hidden_MD @ weight_VD.T + bias_V
-    right_M1 = scores_MV.gather(1, targets_M[:, None])
-    wrong_MN = scores_MV[:, rows_N]
-    each = F.binary_cross_entropy_with_logits(
-        torch.cat([right_M1, wrong_MN], 1),
-        torch.tensor([1.0, *[0.0] * 5]).double().expand(50, 6),
-        reduction="none",
+    expected = loss_and_gradients(plainly, *inputs, targets_M, weights_M)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["bce", "gbce"])
+def test_an_untrained_model_presses_items_down_no_more_than_up(name):
+    num_rows, targets_M = 2000, torch.arange(2000)
+    loss = build_loss(LossSettings(name, {"negatives": 100}))
+    bias_V = torch.zeros(num_rows, requires_grad=True)
+    (gradient_V,) = torch.autograd.grad(
+        loss(torch.zeros(num_rows, 4), torch.zeros(num_rows, 4), bias_V, targets_M), bias_V
     )
-    each[:, 1:] *= rows_N != targets_M[:, None]
-    torch.testing.assert_close(actual, each.mean(1).sum())
+    assert gradient_V.abs().sum() > 0
+    assert abs(gradient_V.sum()) < 0.01 * gradient_V.abs().sum()
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 2**18])
+def test_own_scores_are_those_of_all_rows_read_at_their_places(numbers, monkeypatch):
+    monkeypatch.setattr("idbert.nn.losses.own_scores._CACHED_NUMBERS", numbers)
+    hidden_MD, table_VD, *_ = problem()
+    rows_MN = torch.randint(0, 31, (50, 40))
+    weight_MN = torch.randn(50, 40).double()
+    found, expected = own_scores(hidden_MD, table_VD, rows_MN), hidden_MD @ table_VD.T
+    torch.testing.assert_close(found, expected.gather(1, rows_MN))
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weight_MN).sum(), (hidden_MD, table_VD)),
+        torch.autograd.grad((expected.gather(1, rows_MN) * weight_MN).sum(), (hidden_MD, table_VD)),
+    )
 
 
 def test_calibration_goes_from_binary_cross_entropy_to_the_sampling_rate():

@@ -26,6 +26,8 @@ GATED = {"feed_forward": "gated", "activation": "silu", "layer_residual": "gated
 CASES: tuple[tuple[Any, ...], ...] = (
     (200_000, 64, 1, 200, LossSettings("chunked"), False),
     (600_000, 48, 1, 200, LossSettings("sampled", {"negatives": 64}), True),
+    (3000, 64, 1, 4000, LossSettings("gbce", {"negatives": 256}), False),
+    (300_000, 64, 1, 1000, LossSettings("gbce", {"negatives": 256}), True),
     (500, 64, 4, 4000, LossSettings("chunked"), False),
     (500, 64, 4, 4000, LossSettings("chunked"), False, GATED),
 )

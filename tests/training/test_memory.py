@@ -48,6 +48,7 @@ WORK = Workload(
     scored_targets=500,
     scores_of_target=100_000,
     score_copies=2,
+    drawn_rows=0,
     unit_rows=100_000,
     sparse_rows=False,
     sum_tables=0,
@@ -87,13 +88,14 @@ def test_what_a_step_is_made_of_takes_more_memory_the_more_there_is(name):
 
 
 def test_sparse_rows_take_less():
-    few = replace(WORK, scores_of_target=1000, averages=0, users=0)
+    few = replace(WORK, scores_of_target=1000, drawn_rows=1000, averages=0, users=0)
     sparse = estimate_memory(replace(few, sparse_rows=True))
     assert sparse.total < estimate_memory(few).total / 1.5
 
 
 def test_a_table_of_ten_million_rows_trains_sparsely_in_less_than_sixteen_gib():
     of_sample = replace(WORK, rows=10_000_000, scores_of_target=1024, averages=0, users=0)
+    of_sample = replace(of_sample, drawn_rows=1024)
     assert estimate_memory(replace(of_sample, sparse_rows=True)).total < 16 * 2**30
     assert estimate_memory(of_sample).total > 12 * 2**30
 
@@ -127,7 +129,9 @@ def test_the_sizes_are_read_from_model_data_and_settings():
 def test_a_loss_counts_with_as_many_negatives_as_it_draws_by_default(loss, negatives):
     sequences = Sequences.from_histories([list(range(4, 55))] * 3)
     given = (sequences, None, BatchSettings(), TrainingSettings(), 0)
-    assert workload_of(sketched(loss=loss), *given).scores_of_target == negatives
+    work = workload_of(sketched(loss=loss), *given)
+    assert work.scores_of_target == negatives
+    assert work.drawn_rows == negatives * (1 if loss == "sampled" else work.targets)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Binary losses: is it this item, yes or no, against a few negatives."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from idbert.errors import ConfigError
-from idbert.nn.losses.catalogue import LOSSES, CatalogueLoss, accumulator, take
+from idbert.nn.losses.catalogue import LOSSES, CatalogueLoss, take
+from idbert.nn.losses.own_scores import own_scores
 from idbert.nn.parts import NoOptions
 
 
@@ -60,34 +62,29 @@ class NegativesOfEach(NoOptions):
 
 
 class BinaryLoss(CatalogueLoss):
-    """Base of the binary losses."""
+    """Base of the binary losses: each target against negatives of its own.
+
+    The loss sees a score shifted by log(beta / N). An untrained model, whose scores are about 0,
+    then takes an item for the target as often as one is among those that are compared; without the
+    shift the first steps press all N negatives down, and their gradients, which Adam remembers,
+    leave nothing of those of the targets (measured: benchmarks/results.md). The order of the items,
+    and the scores of a model that has learned its biases, know nothing of it.
+
+    The shift is that of the last layer's bias in Lin et al. 2017, "Focal Loss for Dense Object
+    Detection", section 4.1.
+    """
 
     draws_rows = True
     normalises_rows = True
+    options: NegativesOfEach
 
-    def _take(self, table: Tensor, rows: Tensor) -> Tensor:
-        return take(table, rows, sparse=self.sparse, unit=self.unit_rows)
+    def beta(self, num_items: int) -> float:
+        """Return the power of a target's probability.
 
-    def _right_scores(
-        self, hidden_MD: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_M: Tensor
-    ) -> Tensor:
-        right_MD = self._take(weight_VD, targets_M)
-        scores_M = (hidden_MD * right_MD).sum(1) + self._take(bias_V, targets_M)
-        return scores_M.to(accumulator(scores_M.dtype))
-
-
-@LOSSES.register("bce")
-class BinaryCrossEntropy(BinaryLoss):
-    """Binary cross-entropy against negatives of each target's own; SASRec's with one.
-
-    Source: Kang and McAuley 2018, "Self-Attentive Sequential Recommendation".
-    """
-
-    Options = NegativesOfEach
-
-    def __init__(self, options: NegativesOfEach) -> None:
-        super().__init__(options)
-        self._negatives = options.negatives
+        Args:
+            num_items: Of the catalogue.
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -98,23 +95,45 @@ class BinaryCrossEntropy(BinaryLoss):
         weights_M: Float[Tensor, "M"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return the sum of the losses."""
+        number, num_rows = self.options.negatives, len(weight_VD)
+        beta = self.beta(num_rows - self.first_row)
+        shift = math.log(beta / number)
         rows_MN = torch.randint(
-            self.first_row,
-            len(weight_VD),
-            (len(targets_M), self._negatives),
-            device=targets_M.device,
+            self.first_row, num_rows, (len(targets_M), number), device=targets_M.device
         )
-        row_MND = self._take(weight_VD, rows_MN)
-        wrong_MN = torch.einsum("md,mnd->mn", hidden_MD, row_MND)
-        wrong_MN = wrong_MN + self._take(bias_V, rows_MN)
-        wrong_MN = _without_targets(wrong_MN, rows_MN, targets_M)
-        right_M = self._right_scores(hidden_MD, weight_VD, bias_V, targets_M)
-        return _summed(generalised_bce(right_M, wrong_MN), weights_M)
+        is_target_MN = rows_MN == targets_M[:, None]
+        right_MD = take(weight_VD, targets_M, sparse=self.sparse, unit=self.unit_rows)
+        right_M = (hidden_MD * right_MD).sum(1) + take(bias_V, targets_M, sparse=self.sparse)
+        if self.sparse or self.unit_rows:
+            # What is read once for all targets has a gradient no longer than itself.
+            read_U, rows_MN = torch.unique(rows_MN, return_inverse=True)
+            weight_VD = take(weight_VD, read_U, sparse=self.sparse, unit=self.unit_rows)
+            bias_V = take(bias_V, read_U, sparse=self.sparse)
+        wrong_MN = own_scores(hidden_MD, weight_VD, rows_MN)
+        wrong_MN = wrong_MN + take(bias_V, rows_MN, sparse=False)
+        wrong_MN = wrong_MN.masked_fill(is_target_MN, -torch.inf)
+        right_M = right_M.to(wrong_MN.dtype)
+        loss_M = generalised_bce(right_M + shift, wrong_MN + shift, beta)
+        return (loss_M if weights_M is None else loss_M * weights_M).sum()
+
+
+@LOSSES.register("bce")
+class BinaryCrossEntropy(BinaryLoss):
+    """Binary cross-entropy; with one negative SASRec's.
+
+    Source: Kang and McAuley 2018, "Self-Attentive Sequential Recommendation".
+    """
+
+    Options = NegativesOfEach
+
+    def beta(self, num_items: int) -> float:
+        """Return 1: a target's probability as it is."""
+        return 1.0
 
 
 @LOSSES.register("gbce")
 class GeneralisedBinaryCrossEntropy(BinaryLoss):
-    """gBCE: binary cross-entropy whose negatives, shared by a batch, do not make it overconfident.
+    """gBCE: binary cross-entropy whose many negatives do not make it overconfident.
 
     See `generalised_bce` and `calibrated_beta`.
     """
@@ -124,7 +143,7 @@ class GeneralisedBinaryCrossEntropy(BinaryLoss):
         """How many negatives, and how calibrated."""
 
         negatives: int = 256
-        """Rows drawn for a batch, uniformly and with replacement; all its targets share them."""
+        """Rows drawn for each target, uniformly and with replacement."""
 
         calibration: float = 0.75
         """t, from 0 (binary cross-entropy) to 1 (as calibrated as a softmax)."""
@@ -134,34 +153,9 @@ class GeneralisedBinaryCrossEntropy(BinaryLoss):
             if not 0 <= self.calibration <= 1:
                 raise ConfigError(f"calibration is {self.calibration}; it must be from 0 to 1.")
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self._options = options
+    options: Options
 
-    def forward(
-        self,
-        hidden_MD: Float[Tensor, "M D"],
-        weight_VD: Float[Tensor, "V D"],
-        bias_V: Float[Tensor, "V"],
-        targets_M: Int64[Tensor, "M"],
-        weights_M: Float[Tensor, "M"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Return the sum of the losses."""
-        number, num_rows = self._options.negatives, len(weight_VD)
-        rate = min(1.0, number / max(1, num_rows - self.first_row - 1))
-        rows_N = torch.randint(self.first_row, num_rows, (number,), device=targets_M.device)
-        row_ND, bias_N = (self._take(table, rows_N) for table in (weight_VD, bias_V))
-        wrong_MN = _without_targets(F.linear(hidden_MD, row_ND, bias_N), rows_N, targets_M)
-        right_M = self._right_scores(hidden_MD, weight_VD, bias_V, targets_M)
-        beta = calibrated_beta(rate, self._options.calibration)
-        return _summed(generalised_bce(right_M, wrong_MN, beta), weights_M)
-
-
-def _without_targets(scores_MN: Tensor, rows: Tensor, targets_M: Tensor) -> Tensor:
-    """Return wide scores, -inf where a negative is the target itself."""
-    scores_MN = scores_MN.to(accumulator(scores_MN.dtype))
-    return scores_MN.masked_fill(rows == targets_M[:, None], -torch.inf)
-
-
-def _summed(loss_M: Tensor, weights_M: Tensor | None) -> Tensor:
-    return (loss_M if weights_M is None else loss_M * weights_M).sum()
+    def beta(self, num_items: int) -> float:
+        """Return the power that the calibration asks for."""
+        rate = min(1.0, self.options.negatives / max(1, num_items - 1))
+        return calibrated_beta(rate, self.options.calibration)

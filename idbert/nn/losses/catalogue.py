@@ -95,8 +95,9 @@ class LossSettings:
 
     name: str = "chunked"
     """full (softmax, all scores at once), chunked (the same loss and gradients, faster and in a
-    fraction of the memory), sampled (softmax over a sample, corrected for its distribution), gbce
-    (binary, against negatives that a batch shares), bce (against each target's own)."""
+    fraction of the memory), sampled (softmax over a sample that a batch shares, corrected for its
+    distribution), gbce (binary and calibrated, against negatives of each target's own), bce (the
+    same, plain)."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """What the loss can be told. full, chunked: label_smoothing, the share of a target that is
