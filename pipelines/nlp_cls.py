@@ -22,6 +22,7 @@ from nlp_tasks.cls.sampling import SamplingSettings, sample_rows
 from nlp_tasks.cls.validation import metrics_of, validation_of
 from pipelines.cli import run_command, stage
 from pipelines.corridor import RunFolder, as_dict
+from pipelines.data_files import files_named_in, refuse_changed, remember_files
 from pipelines.nlp_corridor import open_pretrained, open_reader
 from pipelines.nlp_reporting import finish_run, report_once, save_fold
 from pipelines.reporting import is_trained
@@ -80,8 +81,10 @@ def main(config: NlpClsSettings) -> None:
     """
     run = RunDir.create(config.run, "nlp_cls", as_dict(config))
     if is_trained(run):
+        refuse_changed(run, files_named_in(config.data))
         report_once(run)
         return
+    remember_files(run, files_named_in(config.data))
     with stage("read the texts and the model"):
         parts = read_parts(config.data)
         encoder, tokenizer = open_pretrained(config.model, config.encoder)

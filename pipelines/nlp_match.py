@@ -17,6 +17,7 @@ from nlp_tasks.match.towers import STAGE, build_towers
 from nlp_tasks.match.training import build_match_trainer
 from pipelines.cli import naming_plugins_of, run_command, stage
 from pipelines.corridor import RunFolder, as_dict
+from pipelines.data_files import files_named_in, refuse_changed, remember_files
 from pipelines.nlp_corridor import pretrained_folders
 from pipelines.nlp_match_reporting import (
     Trained,
@@ -67,8 +68,10 @@ def main(config: NlpMatchSettings) -> None:
     """
     run = RunDir.create(config.run, STAGE, as_dict(config))
     if is_trained(run):
+        refuse_changed(run, files_named_in(config.data))
         report_once(run)
         return
+    remember_files(run, files_named_in(config.data))
     with stage("read the pairs"):
         parts = read_match_parts(config.data)
         questions = questions_of(parts, config.loss)

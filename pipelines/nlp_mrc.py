@@ -20,6 +20,7 @@ from nlp_tasks.mrc.validation import METRICS, validation_of
 from nlp_tasks.mrc.windows import WindowSettings
 from pipelines.cli import run_command, stage
 from pipelines.corridor import RunFolder, as_dict
+from pipelines.data_files import files_named_in, refuse_changed, remember_files
 from pipelines.nlp_mrc_corridor import finish_run, open_reader, report_once
 from pipelines.reporting import is_trained
 
@@ -96,8 +97,10 @@ def main(config: NlpMrcSettings) -> None:
     """
     run = RunDir.create(config.run, "nlp_mrc", as_dict(config))
     if is_trained(run):
+        refuse_changed(run, files_named_in(config.data))
         report_once(run)
         return
+    remember_files(run, files_named_in(config.data))
     with stage("read the questions and the model"):
         parts = read_parts(config.data)
         torch.manual_seed(config.training.seed)

@@ -37,6 +37,7 @@ from nlp_tasks.pretrain.validation import (
 from nlp_tasks.pretrain.vocabulary import VocabularySettings
 from pipelines.cli import logger, run_command, stage
 from pipelines.corridor import RunFolder, as_dict
+from pipelines.data_files import files_named_in, refuse_changed, remember_files
 from pipelines.endings import check_finished, files_in, is_reported
 from pipelines.frequency_start import start_word_model
 from pipelines.nlp_corridor import open_pretrained, pretrained_folders
@@ -123,8 +124,12 @@ def main(config: NlpPretrainSettings) -> None:
     """
     run = RunDir.create(config.run, "nlp_pretrain", as_dict(config))
     trained = is_trained(run)
-    if trained and is_reported(run):
-        return
+    if trained:
+        refuse_changed(run, files_named_in(config.data))
+        if is_reported(run):
+            return
+    else:
+        remember_files(run, files_named_in(config.data))
     with stage("read the texts and the model"):
         corpus = read_corpus(config.data, least_held_out=2 if config.next_sentence else 1)
         torch.manual_seed(config.training.seed)

@@ -27,6 +27,7 @@ from pipelines.corridor import (
     read_attributes,
     read_titles,
 )
+from pipelines.data_files import files_of_log, refuse_changed, remember_files
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
 
@@ -68,8 +69,10 @@ def main(config: RecFinetuneSettings) -> None:
     config = as_prepared(config)
     run = RunDir.create(config.run, "rec_finetune", as_dict(config))
     if is_trained(run):
+        refuse_changed(run, files_of_log(config.data))
         report_once(run)
         return
+    remember_files(run, files_of_log(config.data))
     with stage("read and split the log"):
         log = read_split_log(config)
         read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training

@@ -38,6 +38,7 @@ from pipelines.corridor import (
     log_settings_of,
     read_titles,
 )
+from pipelines.data_files import files_of_log, have_changed
 from pipelines.endings import check_finished, is_reported, layer_weights
 from pipelines.report_examples import examples_of, first_asked, first_histories
 from pipelines.split_log import read_split_log
@@ -141,6 +142,14 @@ def evaluate_runs(
             raise ConfigError(
                 f"{run.path} knows another catalogue than {runs[0].path}: the log has changed "
                 "between the two trainings. Train the older one anew in another folder."
+            )
+    for run in runs:
+        if have_changed(run, files_of_log(settings.data)):
+            logger.warning(
+                "%s has changed since %s was trained on it: what is held out of it now may have "
+                "been trained on then.",
+                settings.data.source,
+                run.path,
             )
     with stage("read and split the log"):
         log = read_split_log(settings, vocabulary)
