@@ -177,10 +177,13 @@ def workload_of(
     targets = max(1, ceil(positions * min(1.0, share)))
     per_target, copies = config.vocab_size, 4
     scored = targets
+    # Negatives of each target's own, not shared by a batch.
+    has_own = isinstance(loss, SampledSoftmax) and not loss.options.shared
+    has_own |= isinstance(loss, BinaryLoss)
     if loss.draws_rows:
         per_target = int(getattr(loss.options, "negatives", SAMPLED_NEGATIVES))
-        copies = _OWN_COPIES if isinstance(loss, BinaryLoss) else 4
-        if isinstance(loss, SampledSoftmax):
+        copies = _OWN_COPIES if has_own else 4
+        if not has_own:
             scored = min(targets, usual_chunk(per_target, device_type(settings.device)))
     elif isinstance(loss, ChunkedSoftmax):
         usual = usual_chunk(config.vocab_size, device_type(settings.device))
@@ -202,7 +205,7 @@ def workload_of(
         scored_targets=scored,
         scores_of_target=per_target,
         score_copies=copies,
-        drawn_rows=per_target * (targets if isinstance(loss, BinaryLoss) else 1),
+        drawn_rows=per_target * (targets if has_own else 1),
         unit_rows=config.vocab_size if model.head.is_cosine and not loss.unit_rows else 0,
         sparse_rows=wants_sparse_rows(model, settings),
         sum_tables=2 if config.num_attributes else 0,  # the sums, and their gradient

@@ -20,6 +20,8 @@ from tests.nn.loss_world import loss_and_gradients, problem
 DISTRIBUTIONS = ("uniform", "log_uniform", "popularity", "in_batch", "mixed")
 SAMPLED = [
     *(LossSettings("sampled", {"distribution": name, "negatives": 16}) for name in DISTRIBUTIONS),
+    LossSettings("sampled", {"distribution": "uniform", "negatives": 8, "shared": False}),
+    LossSettings("sampled", {"distribution": "mixed", "negatives": 8, "shared": False}),
     LossSettings("gbce", {"negatives": 16}),
     LossSettings("bce", {"negatives": 3}),
 ]
@@ -96,6 +98,27 @@ def test_the_mean_of_the_estimated_sum_is_the_sum_over_the_catalogue(distributio
     expected = score_V.exp().sum().item()
     assert abs(mean - expected) < 4 * error
     assert error < 0.02 * expected
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_mean_of_each_targets_own_sum_is_the_sum_over_the_catalogue(distribution):
+    counts_V = torch.arange(31, 0, -1)
+    hidden_MD, weight_VD, bias_V, *_ = problem(num_targets=1)
+    score_V = (hidden_MD @ weight_VD.T + bias_V)[0].detach()
+    loss = fitted(
+        LossSettings("sampled", {"distribution": distribution, "negatives": 40, "shared": False})
+    )
+    # As often as is said, since a batch draws from its own targets.
+    targets_M = torch.arange(31).repeat_interleave(4 * counts_V)
+    number = len(targets_M)
+    torch.manual_seed(0)
+    weights_M = torch.ones(number, requires_grad=True)
+    value = loss(hidden_MD.expand(number, -1), weight_VD, bias_V, targets_M, weights_M)
+    (loss_M,) = torch.autograd.grad(value, weights_M)  # each target's
+    totals_M = (loss_M + score_V[targets_M]).exp()
+    error = totals_M.std().item() / math.sqrt(number)
+    expected = score_V.exp().sum().item()
+    assert abs(totals_M.mean().item() - expected) < 4 * error and error < 0.02 * expected
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "log_uniform", "popularity"])

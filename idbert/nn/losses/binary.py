@@ -9,8 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from idbert.errors import ConfigError
-from idbert.nn.losses.catalogue import LOSSES, CatalogueLoss, take
-from idbert.nn.losses.own_scores import own_scores
+from idbert.nn.losses.catalogue import LOSSES, CatalogueLoss
+from idbert.nn.losses.own_scores import right_and_wrong_scores
 from idbert.nn.parts import NoOptions
 
 
@@ -101,18 +101,15 @@ class BinaryLoss(CatalogueLoss):
         rows_MN = torch.randint(
             self.first_row, num_rows, (len(targets_M), number), device=targets_M.device
         )
-        is_target_MN = rows_MN == targets_M[:, None]
-        right_MD = take(weight_VD, targets_M, sparse=self.sparse, unit=self.unit_rows)
-        right_M = (hidden_MD * right_MD).sum(1) + take(bias_V, targets_M, sparse=self.sparse)
-        if self.sparse or self.unit_rows:
-            # What is read once for all targets has a gradient no longer than itself.
-            read_U, rows_MN = torch.unique(rows_MN, return_inverse=True)
-            weight_VD = take(weight_VD, read_U, sparse=self.sparse, unit=self.unit_rows)
-            bias_V = take(bias_V, read_U, sparse=self.sparse)
-        wrong_MN = own_scores(hidden_MD, weight_VD, rows_MN)
-        wrong_MN = wrong_MN + take(bias_V, rows_MN, sparse=False)
-        wrong_MN = wrong_MN.masked_fill(is_target_MN, -torch.inf)
-        right_M = right_M.to(wrong_MN.dtype)
+        right_M, wrong_MN = right_and_wrong_scores(
+            hidden_MD,
+            weight_VD,
+            bias_V,
+            targets_M,
+            rows_MN,
+            sparse=self.sparse,
+            unit=self.unit_rows,
+        )
         loss_M = generalised_bce(right_M + shift, wrong_MN + shift, beta)
         return (loss_M if weights_M is None else loss_M * weights_M).sum()
 

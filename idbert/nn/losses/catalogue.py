@@ -95,7 +95,7 @@ class LossSettings:
 
     name: str = "chunked"
     """full (softmax, all scores at once), chunked (the same loss and gradients, faster and in a
-    fraction of the memory), sampled (softmax over a sample that a batch shares, corrected for its
+    fraction of the memory), sampled (softmax over a sample, corrected for its
     distribution), gbce (binary and calibrated, against negatives of each target's own), bce (the
     same, plain)."""
 
@@ -103,8 +103,9 @@ class LossSettings:
     """What the loss can be told. full, chunked: label_smoothing, the share of a target that is
     spread evenly over all items (0); the other losses never see all items. chunked: chunk_size, the
     targets scored at a time (what a CPU's caches hold, 64 to 1024; else 1024). sampled: negatives
-    (1024) and distribution (log_uniform; uniform, popularity with its power of 0.75, in_batch,
-    mixed). gbce: negatives (256) and calibration (0.75). bce: negatives (1)."""
+    (1024), shared (true; false: each target has its own) and distribution (log_uniform; uniform,
+    popularity with its power of 0.75, in_batch, mixed). gbce: negatives (256) and calibration
+    (0.75). bce: negatives (1)."""
 
     def __post_init__(self) -> None:
         _options_of(self)

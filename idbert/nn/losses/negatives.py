@@ -22,7 +22,7 @@ class NegativeOptions(NoOptions):
     """Which rows a sampled loss compares the targets with."""
 
     negatives: int = 1024
-    """Rows drawn for a batch, with replacement; all its targets share them."""
+    """Rows drawn with replacement: for a batch, or for each target where they are not shared."""
 
     distribution: Distribution = "log_uniform"
     """uniform: any row; log_uniform: by its rank, row r of R with a share of log(1 + 1 / (r + 1)) /
@@ -33,6 +33,11 @@ class NegativeOptions(NoOptions):
     power: float | int | None = None
     """Of the events of a row in its share, for distribution=popularity, 0.75 by default: 1 is the
     popularity itself, 0 uniform. A row without events counts as one with a single event."""
+
+    shared: bool = True
+    """Whether all targets of a batch share the rows; false: each has its own. Shared ones cost
+    little, and should be as many as a batch has targets: of fewer, a row that is drawn takes the
+    gradients of many targets at once. Their own are worth more, each: 16 may be enough."""
 
     def __post_init__(self) -> None:
         if self.negatives < 1:
@@ -73,7 +78,7 @@ class NegativeSampler:
     def draw(
         self, targets_M: Int64[Tensor, "M"], *, num_rows: int, first_row: int = 0
     ) -> tuple[Int64[Tensor, "N"], Float[Tensor, "N"]]:
-        """Draw the negatives of a batch.
+        """Draw the negatives that a batch shares.
 
         Args:
             targets_M: Its targets; none need no negatives.
@@ -87,9 +92,36 @@ class NegativeSampler:
             ConfigError: shares of the rows are needed, and `fit` has not been called, or for
                 another number of rows.
         """
-        number, name = self._options.negatives, self._options.distribution
         if not len(targets_M):
             return targets_M, targets_M.float()
+        return self._drawn(self._options.negatives, targets_M, num_rows, first_row)
+
+    def draw_own(
+        self, targets_M: Int64[Tensor, "M"], *, num_rows: int, first_row: int = 0
+    ) -> tuple[Int64[Tensor, "M N"], Float[Tensor, "M N"]]:
+        """Draw negatives of each target's own.
+
+        Args:
+            targets_M: As for `draw`, like the rest.
+            num_rows: V.
+            first_row: The rows below it are never drawn by place.
+
+        Returns:
+            The rows; and for each the logarithm of how many of it a target had to expect.
+        """
+        shape = (len(targets_M), self._options.negatives)
+        if not len(targets_M):
+            return targets_M.new_zeros(shape), targets_M.new_zeros(shape).float()
+        of_all, log_expected = self._drawn(shape[0] * shape[1], targets_M, num_rows, first_row)
+        if self._options.distribution == "mixed":  # else a target's would all be of one half
+            order = torch.randperm(len(of_all), device=of_all.device)
+            of_all, log_expected = of_all[order], log_expected[order]
+        return of_all.view(shape), log_expected.view(shape) - math.log(len(targets_M))
+
+    def _drawn(
+        self, number: int, targets_M: Tensor, num_rows: int, first_row: int
+    ) -> tuple[Int64[Tensor, "N"], Float[Tensor, "N"]]:
+        name = self._options.distribution
         if name == "popularity":
             return self._by_popularity(number, num_rows, first_row, targets_M.device)
         of_batch = {"in_batch": number, "mixed": number // 2}.get(name, 0)

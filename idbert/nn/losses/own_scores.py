@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from idbert.nn.losses.softmax import accumulator
+from idbert.nn.losses.catalogue import accumulator, take
 
 _CACHED_NUMBERS = 2**18
 """Products of a CPU's core at once: 1 MiB in float32, what its own cache holds."""
@@ -39,6 +39,42 @@ def own_scores(
     """
     scores: Tensor = _OwnScores.apply(hidden_MD, table_VD, rows_MN)  # type: ignore[no-untyped-call]
     return scores
+
+
+def right_and_wrong_scores(
+    hidden_MD: Float[Tensor, "M D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, "V"],
+    targets_M: Int64[Tensor, "M"],
+    rows_MN: Int64[Tensor, "M N"],
+    *,
+    sparse: bool = False,
+    unit: bool = False,
+) -> tuple[Float[Tensor, "M"], Float[Tensor, "M N"]]:
+    """Return the scores of the targets and of the negatives of each.
+
+    Args:
+        hidden_MD: Vectors at the positions with a target.
+        weight_VD: Vectors of the vocabulary rows; only those that are named are read.
+        bias_V: Bias of the vocabulary rows.
+        targets_M: The right row at each position.
+        rows_MN: Negatives of each target.
+        sparse: Whether the gradients of weight and bias are sparse tensors.
+        unit: Whether the rows that are read are brought to norm 1.
+
+    Returns:
+        Both float32 or wider; a negative that is the target has -inf.
+    """
+    is_target_MN = rows_MN == targets_M[:, None]
+    right_MD = take(weight_VD, targets_M, sparse=sparse, unit=unit)
+    right_M = (hidden_MD * right_MD).sum(1) + take(bias_V, targets_M, sparse=sparse)
+    if sparse or unit:
+        # What is read once for all targets has a gradient no longer than itself.
+        read_U, rows_MN = torch.unique(rows_MN, return_inverse=True)
+        weight_VD = take(weight_VD, read_U, sparse=sparse, unit=unit)
+        bias_V = take(bias_V, read_U, sparse=sparse)
+    wrong_MN = own_scores(hidden_MD, weight_VD, rows_MN) + take(bias_V, rows_MN, sparse=False)
+    return right_M.to(wrong_MN.dtype), wrong_MN.masked_fill(is_target_MN, -torch.inf)
 
 
 class _OwnScores(torch.autograd.Function):

@@ -18,6 +18,7 @@ from idbert.nn.losses.catalogue import (
     usual_chunk,
 )
 from idbert.nn.losses.negatives import NegativeOptions, NegativeSampler
+from idbert.nn.losses.own_scores import right_and_wrong_scores
 from idbert.nn.products import padded_rows
 
 
@@ -182,6 +183,7 @@ class SampledSoftmax(CatalogueLoss):
 
     draws_rows = True
     normalises_rows = True
+    options: Options
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -200,6 +202,8 @@ class SampledSoftmax(CatalogueLoss):
         weights_M: Float[Tensor, "M"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return the sum of the losses."""
+        if not self.options.shared:
+            return self._against_own(hidden_MD, weight_VD, bias_V, targets_M, weights_M)
         negatives_N, log_expected_N = self._sampler.draw(
             targets_M, num_rows=len(weight_VD), first_row=self.first_row
         )
@@ -214,3 +218,28 @@ class SampledSoftmax(CatalogueLoss):
             sparse=self.sparse,
             unit=self.unit_rows,
         )
+
+    def _against_own(
+        self,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        targets_M: Tensor,
+        weights_M: Tensor | None,
+    ) -> Tensor:
+        """Return the same loss, the sum over rows estimated from another sample at each target."""
+        rows_MN, log_expected_MN = self._sampler.draw_own(
+            targets_M, num_rows=len(weight_VD), first_row=self.first_row
+        )
+        right_M, wrong_MN = right_and_wrong_scores(
+            hidden_MD,
+            weight_VD,
+            bias_V,
+            targets_M,
+            rows_MN,
+            sparse=self.sparse,
+            unit=self.unit_rows,
+        )
+        scores_MN = torch.cat([right_M[:, None], wrong_MN - log_expected_MN], dim=1)
+        loss_M = scores_MN.logsumexp(1) - right_M
+        return (loss_M if weights_M is None else loss_M * weights_M).sum()
