@@ -5,6 +5,7 @@ The run folder of a recommender holds
 ```text
 run.json             what this folder is, and once training is done the digests of the files below
 config.yaml          every setting, resolved
+data_files.json      sizes and digests of the files that were trained on
 vocabulary.parquet   item ids and their counts
 model/               config.json, model.safetensors
 checkpoints/         training states to resume from

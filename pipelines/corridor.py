@@ -46,7 +46,8 @@ class LogSource:
     """A named data set (ml-100k), a CSV, TSV or parquet file, a folder of them, a glob, or the
     folder that rec_prepare wrote."""
     items: str | None = None
-    """A table of item_id and title, for the report and the printed recommendations."""
+    """A table of items and their titles, for the report and the printed recommendations: columns
+    title, and item_id or what data.item_column says."""
     attributes: tuple[str, ...] = ()
     """Columns of that table whose values (genres, a category) get vectors that are added to those
     of the items: '[genres]'. Lists, or strings that are split; kept with the model."""
@@ -92,6 +93,9 @@ class LogSettings:
 class CorridorSettings(LogSettings, RunFolder):
     """The settings that pretraining and fine-tuning have in common."""
 
+    filter_seen: bool = True
+    """Whether the best epoch is chosen, and the run evaluated, with the items of a history left out
+    of what is recommended. false measures repeats too: groceries, songs."""
     popularity: PopularitySettings = field(default_factory=PopularitySettings)
     """How scores follow what has been popular lately"""
     batches: BatchSettings = field(default_factory=BatchSettings)
@@ -275,7 +279,9 @@ def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:
     path = data.items or (named.items if named else None)
     if path is None:
         return {}
-    items = read_items(path)
+    items = read_items(path, item_column=data.item_column, needs_title=not data.attributes)
+    if TITLE not in items:
+        return {}
     ids = items[ITEM] if pa.types.is_integer(id_type) else items[ITEM].astype(str)
     return dict(zip(ids.tolist(), items[TITLE].astype(str).tolist(), strict=True))
 
@@ -296,7 +302,8 @@ def read_attributes(data: DataSettings, vocabulary: Vocabulary) -> np.ndarray | 
             f"data.attributes names {', '.join(data.attributes)}, and there is no table of items. "
             "Give it by data.items."
         )
-    return attribute_rows(read_items(path), data.attributes, vocabulary, data.attribute_separator)
+    items = read_items(path, item_column=data.item_column, needs_title=False)
+    return attribute_rows(items, data.attributes, vocabulary, data.attribute_separator)
 
 
 def _prepared_run(data: DataSettings) -> RunDir | None:

@@ -20,8 +20,9 @@ class RecEvaluateSettings:
     """Further finished runs on the same log and split, for the table."""
     part: Part = "test"
     """test, to report; validation, to choose."""
-    filter_seen: bool = True
-    """Whether items of a user's history are left out of the ranking."""
+    filter_seen: bool | None = None
+    """Whether items of a user's history are left out of the ranking. Default: as the run was
+    trained with."""
     baselines: BaselineSettings = field(default_factory=BaselineSettings)
     """How the baselines are fitted"""
 

@@ -79,7 +79,7 @@ def main(config: RecFinetuneSettings) -> None:
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
-    validation = log.validation(config.sequences.max_length)
+    validation = log.validation(config.sequences.max_length, filter_seen=config.filter_seen)
     shift = log.popularity_shift(config.popularity)
     del log  # its tables are as large as the sequences
     build = partial(

@@ -95,7 +95,7 @@ def main(config: RecPretrainSettings) -> None:
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
-    validation = log.validation(config.sequences.max_length)
+    validation = log.validation(config.sequences.max_length, filter_seen=config.filter_seen)
     shift = log.popularity_shift(config.popularity)
     del log  # its tables are as large as the sequences
     is_mixed = config.objective == "mixed"

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from idbert.errors import ConfigError, DataError
+from idbert.inputs.formats import DELIMITERS, PARQUET
 from idbert.inputs.prepared_log import PreparedLog
 from idbert.retrieval.exact import TablePrecision
 from idbert.retrieval.index_device import IndexDevice
@@ -46,7 +48,8 @@ class RecRecommendSettings:
     """Events to recommend for, read as the run's log was: a file, a folder or a glob. Users need
     not have been there in training. Default: the run's log."""
     users: str | None = None
-    """Only these users of the histories: ids separated by commas, quoted as in CSV."""
+    """Only these users of the histories: ids separated by commas, quoted as in CSV; or @FILE, a
+    table with a column user_id, or a .txt file with an id a line."""
     items: str | None = None
     """In place of histories: one history, item ids from oldest to newest, separated alike."""
     k: int = 10
@@ -54,9 +57,10 @@ class RecRecommendSettings:
     filter_seen: bool = True
     """Whether items of the history are left out."""
     allow: str | None = None
-    """The only items that may be recommended, separated by commas."""
+    """The only items that may be recommended, separated by commas; or @FILE, a table with a column
+    item_id, or a .txt file with an id a line."""
     deny: str | None = None
-    """Items that may not be recommended, separated by commas."""
+    """Items that may not be recommended, given alike."""
     behaviour: str | None = None
     """Which kind of event to predict (buy, say); only for masked-item models of a log with
     behaviours. Default: the most frequent one."""
@@ -180,11 +184,15 @@ def _histories(
 
 
 def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
-    """Split ids as CSV does, and give them the type that they have in the log.
+    """Split ids as CSV does, or read them of a file, and give them the type that the log has.
 
     Raises:
         ConfigError: a quote is not closed, or the log's ids are integers and one of these is not.
+        DataError: the file is missing, or holds no such ids.
     """
+    if text.startswith("@"):
+        column = USER if setting == "users" else ITEM
+        return _as_type(_ids_in(Path(text[1:]), column), id_type, text, setting)
     try:
         ids = next(csv.reader([text], skipinitialspace=True, strict=True), [])
     except csv.Error:
@@ -192,11 +200,44 @@ def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
             f"{setting} is '{text}', which is not ids separated by commas. Put an id that holds a "
             'comma, a quote or a line break in double quotes, quotes in it doubled: "say ""hi""".'
         ) from None
+    return _as_type(ids, id_type, f"'{text}'", setting)
+
+
+def _as_type(ids: list[str], id_type: pa.DataType, given: str, setting: str) -> list[Any]:
     if not pa.types.is_integer(id_type):
         return ids
     if not all(re.fullmatch(r"0|-?[1-9]\d*", entry) and abs(int(entry)) < 2**63 for entry in ids):
-        raise ConfigError(f"{setting} is '{text}', but the log's ids are integers.")
+        raise ConfigError(f"{setting} is {given}, but the log's ids are integers.")
     return [int(entry) for entry in ids]
+
+
+def _ids_in(path: Path, column: str) -> list[str]:
+    """Read ids of a column of a table, or of the lines of a .txt file, as text.
+
+    Raises:
+        DataError: the file is missing, or cannot be read.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file '{path}' to read ids from.")
+    try:
+        if path.suffix == ".txt":
+            return path.read_text(encoding="utf-8-sig").splitlines()
+        if path.suffix in PARQUET:
+            ids = pq.read_table(path, columns=[column]).column(column)
+            return [str(entry) for entry in ids.to_pylist()]
+        table = pd.read_csv(
+            path,
+            sep=DELIMITERS[path.suffix],
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
+        return list(table[column])
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read as ids ({error}). Give a .txt file with an id a line, or a "
+            f".csv, .tsv or .parquet file with a column {column}."
+        ) from error
 
 
 def _print(

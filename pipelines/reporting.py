@@ -117,12 +117,19 @@ def evaluate_runs(
     runs: Sequence[RunDir],
     part: Part,
     *,
-    filter_seen: bool = True,
+    filter_seen: bool | None = None,
     baselines: BaselineSettings = BaselineSettings(),  # noqa: B008 (frozen)
 ) -> Evaluated:
     """Evaluate finished runs and the baselines over the full catalogue.
 
     The baselines are fitted on all users' events before the part's targets.
+
+    Args:
+        runs: The runs.
+        part: Of the split.
+        filter_seen: Whether items of a history are left out of the ranking; None: as in the first
+            run's training.
+        baselines: How they are fitted.
 
     Raises:
         ConfigError: the runs are not of the same log and split, or were trained on this part.
@@ -136,6 +143,8 @@ def evaluate_runs(
                 f"{run.path} cannot be compared with {runs[0].path}: their data or split settings "
                 "differ. Evaluate it on its own."
             )
+    if filter_seen is None:
+        filter_seen = bool(runs[0].read_config().get("filter_seen", True))
     vocabulary = Vocabulary.load(runs[0].path)
     for run in runs[1:]:
         if Vocabulary.load(run.path).fingerprint() != vocabulary.fingerprint():

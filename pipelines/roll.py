@@ -42,8 +42,9 @@ class RollSettings:
     is none, and the model is trained on all that comes before the window."""
     metric: str = "ndcg@10"
     """What the chart shows; the table has recall@10 too."""
-    filter_seen: bool = True
-    """Whether items of a user's history are left out of the ranking."""
+    filter_seen: bool | None = None
+    """Whether items of a user's history are left out of the ranking. Default: as the recipe
+    says."""
     baselines: BaselineSettings = field(default_factory=BaselineSettings)
     """How the baselines are fitted, in every window anew."""
     plugins: tuple[str, ...] = ()

@@ -16,7 +16,11 @@ from idbert.inputs.vocabulary import Vocabulary
 from idbert.rows import UNK
 from idbert.tables import ITEM
 from idbert.training.validation import Validation
+from pipelines.cli import logger
 from pipelines.corridor import WHOLE, LogSettings, open_prepared, read_log
+
+LARGE_SHARE = 0.01
+"""Of the targets that are repeats: above it figures mean little where seen items are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +53,15 @@ class SplitLog:
             return None
         return popularity_shift(self.train(WHOLE), len(self.vocabulary), settings)
 
-    def held_out(self, part: Part, max_length: int | None) -> Validation:
+    def held_out(
+        self, part: Part, max_length: int | None, *, filter_seen: bool = True
+    ) -> Validation:
         """Return target rows with their whole histories, user by user.
 
         Args:
             part: validation or test.
             max_length: see `Validation`.
+            filter_seen: see `Validation`.
 
         Raises:
             DataError: a target's item is not in the vocabulary.
@@ -70,13 +77,19 @@ class SplitLog:
             asked.histories,
             asked.targets_Q,
             max_length,
+            filter_seen,
             users_Q=asked.users_Q,
             query_times_Q=asked.times_Q,
         )
 
-    def validation(self, max_length: int | None) -> Validation | None:
+    def validation(self, max_length: int | None, *, filter_seen: bool = True) -> Validation | None:
         """Return what the best epoch is chosen by; None where it is trained on."""
-        return self.held_out("validation", max_length) if self.has_validation else None
+        if not self.has_validation:
+            return None
+        held_out = self.held_out("validation", max_length, filter_seen=filter_seen)
+        if filter_seen:
+            _warn_of_repeats(held_out)
+        return held_out
 
     def known(self, part: Part) -> Sequences:
         """Return all events of all users that come before the targets."""
@@ -95,6 +108,23 @@ class SplitLog:
     @staticmethod
     def _withheld(parts: Split, part: Part) -> HeldOut:
         return parts.test if part == "test" else parts.validation
+
+
+def _warn_of_repeats(held_out: Validation) -> None:
+    """Say where many targets are items of their histories, which are not recommended again."""
+    histories = held_out.histories.packed()
+    is_target_T = histories.items == np.repeat(held_out.targets_Q, histories.lengths)
+    of_query_T = np.repeat(np.arange(len(held_out)), histories.lengths)
+    repeated = len(np.unique(of_query_T[is_target_T]))
+    if repeated > LARGE_SHARE * len(held_out):
+        logger.warning(
+            "%d of %d targets of the validation part repeat an item of their history. Such items "
+            "are not recommended, but these targets stay in the ranking, among unseen items alone, "
+            "so that figures are too high. --filter_seen false ranks and recommends seen items; "
+            "--data.drop_repeats true leaves repeats out.",
+            repeated,
+            len(held_out),
+        )
 
 
 def read_split_log(settings: LogSettings, vocabulary: Vocabulary | None = None) -> SplitLog:

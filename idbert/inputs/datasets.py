@@ -52,6 +52,8 @@ _UNUSABLE = (
 )
 """What a source raises that cannot be reached or does not hold the data."""
 # The columns of the publisher's u.item after the title, dates and address: one flag a genre.
+_RECBOLE_ITEMS = ".item"
+
 _GENRE_FLAGS = (
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
     "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
@@ -131,12 +133,20 @@ def named_dataset(name: str = "ml-100k", cache: str | Path | None = None) -> Nam
     )
 
 
-def read_items(path: str | Path) -> pd.DataFrame:
+def read_items(
+    path: str | Path, *, item_column: str = ITEM, needs_title: bool = True
+) -> pd.DataFrame:
     """Read what is known about items: a table with item_id, title and whatever else it has.
 
     Args:
-        path: a csv, tsv or parquet file. As in `read_interactions`, the ids of a text file become
-            integers only if all of them are canonical integers.
+        path: a csv, tsv, parquet or RecBole's .item file, whose types in the header are left out.
+            As in `read_interactions`, the ids of a text file become integers only if all of them
+            are canonical integers.
+        item_column: what the log calls its items; that column may stand for item_id.
+        needs_title: whether a table without a title is refused.
+
+    Returns:
+        The table; its ids are in the column item_id.
 
     Raises:
         DataError: the file is missing or cannot be read, has no column item_id or title, or names
@@ -146,11 +156,11 @@ def read_items(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"there is no file '{path}' to read item titles from.")
     try:
-        frame = _read_table(path)
+        frame = _read_table(path, item_column)
     except (ValueError, OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as a table: {error}.") from error
     names = [str(name) for name in frame.columns]
-    for column in (ITEM, TITLE):
+    for column in (ITEM, TITLE) if needs_title else (ITEM,):
         if column not in names:
             raise DataError(
                 f"{path} has no column '{column}'; its columns: {', '.join(names)}."
@@ -165,20 +175,29 @@ def read_items(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path, item_column: str) -> pd.DataFrame:
     ending = path.suffix.lower()
     if ending in PARQUET:
         table = pd.read_parquet(path)
-        return table.reset_index(drop=ITEM not in table.index.names)
-    if ending not in DELIMITERS:
-        raise ValueError(f"unknown ending '{path.suffix}', not .csv, .tsv or .parquet")
-    frame = pd.read_csv(
-        path, sep=DELIMITERS[ending], dtype={ITEM: "str"}, keep_default_na=False, encoding="utf-8"
-    )
+        names = {ITEM, item_column} & set(table.index.names)
+        return _with_own_name(table.reset_index(drop=not names), item_column)
+    delimiter = "\t" if ending == _RECBOLE_ITEMS else DELIMITERS.get(ending)
+    if delimiter is None:
+        raise ValueError(f"unknown ending '{path.suffix}', not .csv, .tsv, .item or .parquet")
+    columns = list(pd.read_csv(path, sep=delimiter, nrows=0, encoding="utf-8").columns)
+    bare = {name: name.partition(":")[0] for name in columns if ending == _RECBOLE_ITEMS}
+    texts = {name: "str" for name in columns if bare.get(name, name) in (ITEM, item_column)}
+    frame = pd.read_csv(path, sep=delimiter, dtype=texts, keep_default_na=False, encoding="utf-8")
+    frame = _with_own_name(frame.rename(columns=bare), item_column)
     if ITEM in frame and frame[ITEM].str.fullmatch(r"0|-?[1-9]\d{0,18}").all():
         with contextlib.suppress(OverflowError):  # 19 digits may be too many: text, as in a log
             frame[ITEM] = frame[ITEM].astype("int64")
     return frame
+
+
+def _with_own_name(frame: pd.DataFrame, item_column: str) -> pd.DataFrame:
+    """Call the items as the other tables do, where they are called as in the log."""
+    return frame if ITEM in frame else frame.rename(columns={item_column: ITEM})
 
 
 def _cache_folder(cache: str | Path | None) -> Path:

@@ -41,7 +41,11 @@ def allowed_items(
             )
         allowed_V[known] = True
     if deny is not None:
-        allowed_V[vocabulary.rows(deny)] = False
+        rows = vocabulary.rows(deny)
+        unknown = int(np.count_nonzero(rows == UNK))
+        if unknown:
+            logger.warning("%d of %d denied items are not in the catalogue", unknown, len(rows))
+        allowed_V[rows] = False
     return allowed_V[FIRST_ITEM:]
 
 

@@ -328,12 +328,22 @@ class Recommender:
         self._report(read)
         return self._with_attrs(frame, read)
 
-    def similar_items(self, ids: Ids, k: int = 10, *, layer: Layer = None) -> pd.DataFrame:
+    def similar_items(
+        self,
+        ids: Ids,
+        k: int = 10,
+        *,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
+        layer: Layer = None,
+    ) -> pd.DataFrame:
         """Return the k items whose vectors have the largest cosine with each item's.
 
         Args:
             ids: items of the catalogue.
             k: items wanted for each; the item itself is left out.
+            allow: the only items that may be among them; None: all.
+            deny: items that may not be.
             layer: whose vectors: None the embedding table's; 0 the embedding output, 1 the first
                 layer, -1 the last one, "fused" the fusion, of a history of that item alone.
 
@@ -341,10 +351,14 @@ class Recommender:
             Columns item_id, rank (from 1), similar_item_id, score (the cosine).
 
         Raises:
-            DataError: an id is unknown, or k is above what the catalogue has beside the item.
+            DataError: an id is unknown, k is above what may be chosen beside the item, or no
+                allowed item is in the catalogue.
             ConfigError: k is below 1, or the encoder has no such layer.
         """
-        check_k(k, len(self._exact) - 1, self.vocabulary.num_items)
+        allowed_N = allowed_items(self.vocabulary, allow, deny)
+        allowed = len(self._exact) if allowed_N is None else int(allowed_N.sum())
+        # The item itself may be one of those that are allowed.
+        check_k(k, min(allowed, len(self._exact) - 1), self.vocabulary.num_items)
         rows_Q = self.vocabulary.rows(ids)
         unknown = np.flatnonzero(rows_Q == UNK)
         if len(unknown):
@@ -356,13 +370,18 @@ class Recommender:
             self._cosine[layer] = ExactIndex(vectors_ND)
         index = self._cosine[layer]
         excluded = (rows_Q, np.arange(len(rows_Q) + 1))
-        scores_QK, rows_QK = index.search(index.vectors(rows_Q), k, excluded=excluded)
+        scores_QK, rows_QK = index.search(
+            index.vectors(rows_Q), k, allowed_N=allowed_N, excluded=excluded
+        )
+        found_QK = rows_QK >= 0  # of an item that is one of the allowed ones there is one fewer
+        asked_QK = np.broadcast_to(rows_Q[:, None], rows_QK.shape)
+        ranks_QK = np.broadcast_to(np.arange(1, k + 1), rows_QK.shape)
         frame: pd.DataFrame = pa.table(
             {
-                ITEM: self.vocabulary.ids.take(pa.array(np.repeat(rows_Q, k))),
-                RANK: np.tile(np.arange(1, k + 1), len(rows_Q)),
-                SIMILAR: self.vocabulary.ids.take(pa.array(rows_QK.ravel())),
-                SCORE: scores_QK.ravel(),
+                ITEM: self.vocabulary.ids.take(pa.array(asked_QK[found_QK])),
+                RANK: ranks_QK[found_QK],
+                SIMILAR: self.vocabulary.ids.take(pa.array(rows_QK[found_QK])),
+                SCORE: scores_QK[found_QK],
             }
         ).to_pandas()
         return frame

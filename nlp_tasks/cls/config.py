@@ -53,7 +53,8 @@ class ClassifierLossSettings(LabelLossSettings):
 
     r_drop: float | int = 0.0
     """R-Drop: texts are read twice, each time with another dropout, and the two predictions are
-    drawn together with this weight; 0: off. Published weights are 0.1 to 5."""
+    drawn together with this weight; 0: off. Published weights are 0.1 to 5. Their distance is
+    summed over several labels, or averaged where the loss is (bce, focal_bce)."""
 
     r_drop_share: float | int | None = None
     """Share of a batch's texts that are read twice; 1 is the paper's. Default: 0.5, which takes

@@ -256,6 +256,8 @@ class TextClassifier(BackbonePreTrainedModel):  # type: ignore[no-untyped-call]
         distance_B = symmetric_divergence(
             logits_BC[:twice], logits_BC[size:], self.config.label_kind
         )
+        if self.loss.averages_labels:
+            distance_B = distance_B / self.config.num_outputs
         both_B = (loss_B[:twice] + loss_B[size:]) / 2 + self.config.r_drop * distance_B
         return torch.cat([both_B, loss_B[twice:size]])
 

@@ -214,6 +214,32 @@ def test_items_keep_their_ids_and_further_columns(tmp_path: Path):
     assert read_items(path).item_id.tolist() == ["7", str(2**63)]
 
 
+def test_items_may_be_called_as_in_the_log(tmp_path: Path):
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n7,Heat,Crime\n8,Emma,Drama\n")
+    items = read_items(tmp_path / "movies.csv", item_column="movieId")
+    assert items.item_id.tolist() == [7, 8] and items.title.tolist() == ["Heat", "Emma"]
+    items.rename(columns={"item_id": "movieId"}).to_parquet(tmp_path / "movies.parquet")
+    assert read_items(tmp_path / "movies.parquet", item_column="movieId").equals(items)
+    # item_id goes before the log's name, which may mean something else there.
+    (tmp_path / "both.csv").write_text("sku,item_id,title\nx,007,a\n")
+    assert read_items(tmp_path / "both.csv", item_column="sku").item_id.tolist() == ["007"]
+
+
+def test_items_of_recbole_have_types_in_their_header(tmp_path: Path):
+    path = tmp_path / "shop.item"
+    path.write_text("item_id:token\ttitle:token_seq\tprice:float\n007\tEmma\t3.5\n")
+    items = read_items(path)
+    assert list(items.columns) == ["item_id", "title", "price"]
+    assert items.item_id.tolist() == ["007"] and items.price.tolist() == [3.5]
+
+
+def test_a_title_is_needed_where_it_is_asked_for(tmp_path: Path):
+    (tmp_path / "items.csv").write_text("item_id,genres\n1,Crime\n")
+    assert read_items(tmp_path / "items.csv", needs_title=False).genres.tolist() == ["Crime"]
+    with pytest.raises(DataError, match="has no column 'title'"):
+        read_items(tmp_path / "items.csv")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

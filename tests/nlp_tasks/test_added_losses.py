@@ -63,6 +63,23 @@ def test_r_drop_reads_a_batch_twice_and_draws_the_readings_together(bert, kind):
     assert torch.allclose(single.loss, model.losses(single.logits, labels).mean(), atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["bce", "focal_bce"])
+def test_r_drops_distance_is_a_mean_over_labels_where_the_loss_is(bert, loss):
+    given = ClassifierLossSettings(name=loss, r_drop=2.0, r_drop_share=1)
+    model = build(bert, "multi", loss=given).train()
+    inputs = batch("multi")
+    torch.manual_seed(5)
+    actual = model(**inputs).loss
+    torch.manual_seed(5)
+    twice = {name: torch.cat([inputs[name]] * 2) for name in ("input_ids", "attention_mask")}
+    first, second = model(**twice).logits.chunk(2)
+    labels = inputs["labels"]
+    each = (model.losses(first, labels) + model.losses(second, labels)) / 2
+    distance = symmetric_divergence(first, second, "multi") / labels.shape[1]
+    assert labels.shape[1] > 1
+    assert torch.allclose(actual, (each + 2.0 * distance).mean(), atol=1e-6)
+
+
 def test_r_drop_reads_half_of_the_batch_twice_unless_it_is_told_otherwise(bert):
     model = build(bert, loss=ClassifierLossSettings(r_drop=2.0)).train()
     inputs = batch()

@@ -103,8 +103,8 @@ def test_two_runs_of_one_name_both_stand_in_the_table(world: World, tmp_path: Pa
 
 
 def test_a_run_folder_holds_everything(world: World) -> None:
-    names = "config.yaml vocabulary.parquet model curve.json metrics.json index report.html"
-    assert {*names.split(), "run.json", "checkpoints"} == set(os.listdir(world.finetuned))
+    names = "config.yaml data_files.json vocabulary.parquet model curve.json metrics.json index"
+    assert {*names.split(), "report.html", "run.json", "checkpoints"} == set(os.listdir(world.finetuned))
     report = (world.finetuned / "report.html").read_text()
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?https?:""", report)
     last = json.loads((world.finetuned / "curve.json").read_text())[-1]
@@ -143,6 +143,38 @@ def test_a_finished_run_is_left_alone_and_says_so(
     finished = succeed(command, "--config", folder / "config.yaml", "--run", folder)
     assert f"{folder} is finished already; nothing is left to do" in finished.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_log_that_has_changed_is_not_passed_off_as_trained_on(tmp_path: Path) -> None:
+    events = cycle_world()
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    events.to_csv(log, index=False)
+    command = ("rec_finetune", "--run", folder, f"--data.source={log}", *TINY)
+    succeed(*command)
+    os.utime(log)  # the same content
+    assert "nothing is left to do" in succeed(*command).err
+    assert "has changed since" not in succeed("rec_evaluate", "--run", folder).err
+    events.iloc[:-1].to_csv(log, index=False)
+    refused = run(*command)
+    assert refused.status == 2
+    assert "its data have changed since. Name another folder with --run" in refused.message
+    assert "has changed since" in succeed("rec_evaluate", "--run", folder).err
+    log.unlink()
+    assert "nothing is left to do" in succeed(*command).err
+
+
+def test_repeats_are_ranked_where_seen_items_are_not_left_out(tmp_path: Path) -> None:
+    events = cycle_world()
+    events.to_csv(tmp_path / "log.csv", index=False)  # who walks the circle twice sees all again
+    command = ("rec_finetune", f"--data.source={tmp_path / 'log.csv'}", *TINY)
+    filtered = succeed(*command, "--run", tmp_path / "filtered")
+    whole = succeed(*command, "--run", tmp_path / "whole", "--filter_seen", "false")
+    said = "targets of the validation part repeat an item of their history"
+    repeats = events.duplicated(["user_id", "item_id"])[events.groupby("user_id").tail(2).index]
+    assert (said in filtered.err) == bool(repeats.mean() > 0.01)
+    assert said not in whole.err
+    for name, words in (("filtered", "seen items filtered"), ("whole", "seen items not filtered")):
+        assert words in (tmp_path / name / "report.html").read_text()
 
 
 def test_a_missing_report_is_written_without_training_again(copied: Path) -> None:
@@ -355,6 +387,18 @@ def test_the_allow_and_the_deny_list_hold(world: World, tmp_path: Path) -> None:
     )
     assert set(allowed["item_id"]) == {"item 03", "item 04"}
     denied = recommendations(*base, "--deny=item 03,item 04", path=tmp_path / "denied.csv")
+    frame = pd.DataFrame({"item_id": ["item 03", "item 04", "none"], "stock": [0, 0, 0]})
+    frame.to_csv(tmp_path / "no.csv", index=False)
+    frame.to_parquet(tmp_path / "no.parquet")
+    (tmp_path / "no.txt").write_text("item 03\nitem 04\nnone\n")
+    for name in ("no.csv", "no.parquet", "no.txt"):
+        by_file = (*base, f"--deny=@{tmp_path / name}")
+        assert recommendations(*by_file, path=tmp_path / "by-file.csv").equals(denied)
+    said = succeed("rec_recommend", *base, f"--deny=@{tmp_path / 'no.csv'}").err
+    assert "1 of 3 denied items are not in the catalogue" in said
+    frame.rename(columns={"item_id": "id"}).to_csv(tmp_path / "bad.csv", index=False)
+    refused = run("rec_recommend", *base, f"--deny=@{tmp_path / 'bad.csv'}")
+    assert refused.status == 1 and "with a column item_id" in refused.message
     assert not {"item 03", "item 04"} & set(denied["item_id"])
     assert len(denied) == 2 * 64
 

@@ -228,6 +228,23 @@ def test_neighbours_on_the_circle_are_similar_in_every_layer(recommender: Recomm
     assert not np.allclose(none["score"], last["score"])
 
 
+def test_similar_items_are_those_that_are_allowed(recommender: Recommender) -> None:
+    ids = recommender.vocabulary.ids.to_pylist()
+    whole = recommender.similar_items(["item 03", "item 08"], k=11)
+    allow, deny = ["item 03", "item 04", "item 08", "item 09"], ["item 09"]
+    for given, kept in (({"allow": allow}, set(allow)), ({"deny": deny}, set(ids) - set(deny))):
+        few = recommender.similar_items(["item 03", "item 08"], k=len(kept & set(allow)), **given)
+        expected = whole[whole["similar_item_id"].isin(kept)].groupby("item_id")
+        for item, found in few.groupby("item_id"):
+            best = expected.get_group(item)["similar_item_id"].tolist()
+            assert found["similar_item_id"].tolist() == best[: len(found)]
+            assert found["rank"].tolist() == list(range(1, len(found) + 1))
+    # Each of the two is one of the four.
+    assert len(recommender.similar_items(["item 03", "item 08"], k=4, allow=allow)) == 6
+    with pytest.raises(DataError, match="k is 5, but there are only 4 items"):
+        recommender.similar_items(["item 03"], k=5, allow=allow)
+
+
 def test_a_run_recommends_as_its_model_does(run: RunDir, recommender: Recommender) -> None:
     histories = [["item 03", "item 04"], ["item 11"]]
     right = recommender.recommend(histories)

@@ -23,6 +23,8 @@ class BinaryCrossEntropy(MultiLabelLoss):
         logits_BC, targets_BC -> loss_B.
     """
 
+    averages_labels = True
+
     @dataclass(frozen=True)
     class Options(NoOptions):
         """The weight of the labels that a row bears."""

@@ -25,6 +25,8 @@ class FocalBinaryCrossEntropy(MultiLabelLoss):
         logits_BC, targets_BC -> loss_B.
     """
 
+    averages_labels = True
+
     @dataclass(frozen=True)
     class Options(NoOptions):
         """The exponent and the balance."""

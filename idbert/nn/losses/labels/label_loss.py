@@ -41,6 +41,9 @@ class LabelLoss(nn.Module):
     kind: ClassVar[LabelKind]
     """The kind of targets that it reads."""
 
+    averages_labels: ClassVar[bool] = False
+    """Whether a row's loss is a mean over its labels; what is added to it then is one, too."""
+
     def __init__(self, num_outputs: int, options: NoOptions) -> None:
         super().__init__()
         self.num_outputs = num_outputs
