@@ -28,20 +28,20 @@ def events(*users: list[tuple[int, float]]) -> Sequences:
 LOG = events([(4, 0), (5, 1), (4, 9.5)], [(4, 2), (6, 8.5), (6, 10)], [])
 
 
-def test_the_shift_is_the_log_of_the_ratio_of_the_shares():
-    settings = PopularitySettings(recent_days=2.0, smoothing=0.1)
-    whole = np.array([3, 1, 2]) / 6
-    recent = 0.9 * np.array([1, 0, 2]) / 3 + 0.1 * whole
+def test_the_shift_is_the_log_of_what_an_item_had_recently_over_its_usual_events():
+    settings = PopularitySettings(recent_days=2.0, strength=1.0, prior_events=0.5)
+    usual = np.array([3, 1, 2]) * 3 / 6
     found = popularity_shift(LOG, 8, settings)
-    np.testing.assert_allclose(found[4:7], np.log(recent / whole), rtol=1e-6)
+    expected = np.log((np.array([1, 0, 2]) + 0.5) / (usual + 0.5))
+    np.testing.assert_allclose(found[4:7], expected, rtol=1e-6)
     assert not found[[0, 1, 2, 3, 7]].any() and found.dtype == np.float32
 
 
-def test_strength_smoothing_and_days_act(monkeypatch):
+def test_strength_prior_events_and_days_act(monkeypatch):
     usual = popularity_shift(LOG, 8, PopularitySettings(recent_days=2.0))
-    half = popularity_shift(LOG, 8, PopularitySettings(recent_days=2.0, strength=0.5))
+    half = popularity_shift(LOG, 8, PopularitySettings(recent_days=2.0, strength=0.75))
     np.testing.assert_allclose(half, usual / 2, rtol=1e-6)
-    for change in ({"smoothing": 0.5}, {"recent_days": 9.0}):
+    for change in ({"prior_events": 0.5}, {"recent_days": 9.0}):
         other = popularity_shift(LOG, 8, PopularitySettings(**{"recent_days": 2.0} | change))
         assert np.abs(other - usual).max() > 0.1
     whole = popularity_shift(LOG, 8, PopularitySettings(recent_days=99.0))
@@ -56,7 +56,7 @@ def test_strength_smoothing_and_days_act(monkeypatch):
 def test_of_a_mapped_log_only_what_is_trained_on_counts(cut, tmp_path: Path):
     log = prepared(write_parts(random_frame(1), tmp_path / "log"), tmp_path / "made", cut)
     train = log.train(WHOLE)
-    settings = PopularitySettings(recent_days=2e-4)
+    settings = PopularitySettings(recent_days=2e-4, prior_events=0.01)
     found = popularity_shift(train, len(log.vocabulary), settings)
     packed = train.packed()
     assert len(packed.items) < len(log.events.items)
@@ -70,7 +70,7 @@ def test_what_cannot_act_is_refused():
         popularity_shift(order, 8, PopularitySettings(recent_days=1.0))
     for change, words in (
         ({"recent_days": 0.0}, "recent_days is 0.0; it must be above 0"),
-        ({"recent_days": 1.0, "smoothing": 1.5}, "smoothing is 1.5; it must be at most 1"),
+        ({"recent_days": 1.0, "prior_events": 0}, "prior_events is 0; it must be above 0"),
         ({"recent_days": 1.0, "strength": 0.0}, "strength is 0.0; it must be above 0"),
         ({"strength": 0.5}, "cannot act without popularity.recent_days"),
     ):

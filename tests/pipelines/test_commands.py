@@ -104,7 +104,9 @@ def test_two_runs_of_one_name_both_stand_in_the_table(world: World, tmp_path: Pa
 
 def test_a_run_folder_holds_everything(world: World) -> None:
     names = "config.yaml data_files.json vocabulary.parquet model curve.json metrics.json index"
-    assert {*names.split(), "report.html", "run.json", "checkpoints"} == set(os.listdir(world.finetuned))
+    assert {*names.split(), "report.html", "run.json", "checkpoints"} == set(
+        os.listdir(world.finetuned)
+    )
     report = (world.finetuned / "report.html").read_text()
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?https?:""", report)
     last = json.loads((world.finetuned / "curve.json").read_text())[-1]
