@@ -84,11 +84,11 @@ def main(config: NlpClsSettings) -> None:
         refuse_changed(run, files_named_in(config.data))
         report_once(run)
         return
-    remember_files(run, files_named_in(config.data))
     with stage("read the texts and the model"):
         parts = read_parts(config.data)
         encoder, tokenizer = open_pretrained(config.model, config.encoder)
         reader = open_reader(tokenizer, encoder, config.text, config.templates, parts)
+    remember_files(run, files_named_in(config.data))
     for fold in parts.folds:
         torch.manual_seed(config.training.seed)
         model = TextClassifier.build(

@@ -71,11 +71,11 @@ def main(config: NlpMatchSettings) -> None:
         refuse_changed(run, files_named_in(config.data))
         report_once(run)
         return
-    remember_files(run, files_named_in(config.data))
     with stage("read the pairs"):
         parts = read_match_parts(config.data)
         questions = questions_of(parts, config.loss)
         check_loss(parts.train, config.loss, config.mining)
+    remember_files(run, files_named_in(config.data))
     with stage("open the model"), _naming_plugins(config.model):
         torch.manual_seed(config.training.seed)
         source, tokenizer = _pretrained(config.model)

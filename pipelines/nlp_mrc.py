@@ -100,7 +100,6 @@ def main(config: NlpMrcSettings) -> None:
         refuse_changed(run, files_named_in(config.data))
         report_once(run)
         return
-    remember_files(run, files_named_in(config.data))
     with stage("read the questions and the model"):
         parts = read_parts(config.data)
         torch.manual_seed(config.training.seed)
@@ -108,6 +107,7 @@ def main(config: NlpMrcSettings) -> None:
         data = reading.data(parts.train)
         for part in parts.evaluated.values():
             reading.check(part)
+    remember_files(run, files_named_in(config.data))
     trainer = build_planned_trainer(
         model,
         data,

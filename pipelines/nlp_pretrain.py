@@ -128,14 +128,13 @@ def main(config: NlpPretrainSettings) -> None:
         refuse_changed(run, files_named_in(config.data))
         if is_reported(run):
             return
-    else:
-        remember_files(run, files_named_in(config.data))
     with stage("read the texts and the model"):
         corpus = read_corpus(config.data, least_held_out=2 if config.next_sentence else 1)
         torch.manual_seed(config.training.seed)
         tokenizer, model = open_trained(run) if trained else open_model(config, corpus)
         dev = held_out_data(config, corpus, tokenizer, model)
     if not trained:
+        remember_files(run, files_named_in(config.data))
         data = data_of(corpus.train, config, tokenizer, model, seed=config.training.seed)
         model.loss.fit(torch.from_numpy(target_counts(data, tokenizer, model.config.vocab_size)))
         trainer = build_planned_trainer(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 
 from idbert.errors import ConfigError
@@ -10,24 +11,29 @@ from idbert.inputs.recency import TargetSettings
 from idbert.inputs.sequences import SequenceSettings
 from idbert.inputs.vocabulary import Vocabulary
 from idbert.nn.config import EncoderSettings
+from idbert.nn.frequency_start import NO_ROW
 from idbert.nn.item_models import ItemModel, NextItemModel, load_item_model
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.processes import check_agreement
+from idbert.rows import FIRST_ITEM, UNK
 from idbert.run_dir import RunDir
 from idbert.training.arguments import TrainingSettings
 from idbert.training.memory import check_memory_first
 from idbert.training.trainer import build_trainer
-from pipelines.cli import naming_plugins_of, run_command, stage
+from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import (
+    STAGES,
     CorridorSettings,
+    LogSettings,
     as_dict,
     as_prepared,
     check_choosing,
     check_windows,
+    log_settings_of,
     read_attributes,
     read_titles,
 )
-from pipelines.data_files import files_of_log, refuse_changed, remember_files
+from pipelines.data_files import files_of_log, have_changed, refuse_changed, remember_files
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
 
@@ -39,7 +45,9 @@ class RecFinetuneSettings(CorridorSettings):
     run: str = "runs/rec_finetune"
     """The run's folder: made if absent, resumed if unfinished."""
     pretrained: str | None = None
-    """The run of rec_pretrain whose backbone is the start; null: start from nothing."""
+    """The run whose backbone and items are the start: of rec_pretrain on the same log, or of either
+    training command on another one (last week's), whose items are found by their ids, and new ones
+    drawn like them. null: start from nothing."""
     sequences: SequenceSettings = field(default=SequenceSettings(max_length=201))
     """One sequence a user"""
     targets: TargetSettings = field(default_factory=TargetSettings)
@@ -72,10 +80,10 @@ def main(config: RecFinetuneSettings) -> None:
         refuse_changed(run, files_of_log(config.data))
         report_once(run)
         return
-    remember_files(run, files_of_log(config.data))
     with stage("read and split the log"):
         log = read_split_log(config)
         read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training
+    remember_files(run, files_of_log(config.data))
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)
@@ -96,7 +104,7 @@ def main(config: RecFinetuneSettings) -> None:
     torch.manual_seed(config.training.seed)
     model = build()
     if config.pretrained is not None:
-        model.start_from(open_pretrained(config.pretrained, vocabulary))
+        model.start_from(*open_pretrained(config.pretrained, vocabulary, config))
     trainer = build_trainer(
         model,
         sequences,
@@ -111,23 +119,68 @@ def main(config: RecFinetuneSettings) -> None:
     finish_run(run, model, vocabulary, trainer)
 
 
-def open_pretrained(folder: str, vocabulary: Vocabulary) -> ItemModel:
-    """Open the model of a pretrained run, whose rows must mean the same items.
+def open_pretrained(
+    folder: str, vocabulary: Vocabulary, config: LogSettings
+) -> tuple[ItemModel, np.ndarray | None]:
+    """Open the model of a trained run, and find the items of a log in it.
+
+    Args:
+        folder: Of the run.
+        vocabulary: Of the log that is to be trained on.
+        config: How that log is read and split.
+
+    Returns:
+        The model, and for each row of the vocabulary the model's row of the same item, or NO_ROW;
+        None where all rows are the same.
 
     Raises:
-        CheckpointError: the folder is no finished run of rec_pretrain.
-        ConfigError: it was trained on another catalogue.
+        CheckpointError: the folder is no finished run of rec_pretrain or rec_finetune.
+        ConfigError: it was trained on the same log, split or read otherwise; or on one without an
+            item in common, or with other behaviours.
     """
-    pretrained = RunDir.open(folder, ["rec_pretrain"])
+    pretrained = RunDir.open(folder, STAGES)
     theirs = Vocabulary.load(pretrained.path)
+    rows_V = None
     if theirs.fingerprint() != vocabulary.fingerprint():
-        raise ConfigError(
-            f"{folder} was pretrained on another catalogue: {theirs.num_items:,} items there, "
-            f"{vocabulary.num_items:,} here, or in another order. Use the same --data and --split "
-            "settings for both, or pretrain on this log first."
-        )
+        there = log_settings_of(pretrained)
+        if there.data.source == config.data.source and not have_changed(
+            pretrained, files_of_log(config.data)
+        ):
+            raise ConfigError(
+                f"{folder} was trained on another catalogue of the same log: {theirs.num_items:,} "
+                f"items there, {vocabulary.num_items:,} here, or in another order. Use the same "
+                "--data and --split settings for both, so that nothing is trained on that is held "
+                "out here."
+            )
+        rows_V = _rows_there(theirs, vocabulary, folder)
     with naming_plugins_of(pretrained):
-        return load_item_model(pretrained.model)
+        return load_item_model(pretrained.model), rows_V
+
+
+def _rows_there(theirs: Vocabulary, ours: Vocabulary, folder: str) -> np.ndarray:
+    """Return for each row of a vocabulary the other's row of the same item, or NO_ROW."""
+    if theirs.behaviours != ours.behaviours:
+        raise ConfigError(
+            f"{folder} knows the behaviours {', '.join(theirs.behaviours) or 'none'}, and this log "
+            f"has {', '.join(ours.behaviours) or 'none'}. Train from nothing."
+        )
+    rows_N = np.full(ours.num_items, UNK)
+    if theirs.ids.type == ours.ids.type:
+        rows_N = theirs.rows(ours.ids)
+    known = int(np.count_nonzero(rows_N != UNK))
+    if not known:
+        raise ConfigError(
+            f"{folder} was trained on another catalogue: none of this log's {ours.num_items:,} "
+            "items is in it. Train from nothing, or on this log first."
+        )
+    logger.warning(
+        "%d of %d items start as %s knows them, the others like these. It was trained on another "
+        "log: figures hold only if nothing that is held out here was in that.",
+        known,
+        ours.num_items,
+        folder,
+    )
+    return np.concatenate([np.arange(FIRST_ITEM), np.where(rows_N == UNK, NO_ROW, rows_N)])
 
 
 if __name__ == "__main__":

@@ -88,10 +88,10 @@ def main(config: RecPretrainSettings) -> None:
         refuse_changed(run, files_of_log(config.data))
         report_once(run)
         return
-    remember_files(run, files_of_log(config.data))
     with stage("read and split the log"):
         log = read_split_log(config)
         read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training
+    remember_files(run, files_of_log(config.data))
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})
     sequences = log.train(config.sequences)

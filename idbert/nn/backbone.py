@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from idbert.errors import ConfigError
 from idbert.nn.asked import Asked
 from idbert.nn.blocks.block import NO_BLOCK, read_block_options
+from idbert.nn.checkpoints import TOKEN_TABLE
 from idbert.nn.encoder import Encoder, IdbertPreTrainedModel
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.fusion.layer_fusion import read_fusion_options
@@ -145,14 +146,24 @@ class Backbone(nn.Module):
         return states_KBLD
 
 
-def check_same_architecture(theirs: Backbone, ours: Backbone) -> None:
+def check_same_architecture(theirs: Backbone, ours: Backbone, *, same_rows: bool = True) -> None:
     """Check that one backbone's weights mean the same in the other; causal or not is left open.
+
+    Args:
+        theirs: One.
+        ours: The other.
+        same_rows: Whether their tables of embeddings must have as many rows.
 
     Raises:
         ConfigError: tensors are of other shapes, or settings differ that no shape tells.
     """
     shapes = [
-        {name: list(tensor.shape) for name, tensor in backbone.state_dict().items()}
+        {
+            name: list(
+                tensor.shape if same_rows or not name.endswith(TOKEN_TABLE) else tensor[0].shape
+            )
+            for name, tensor in backbone.state_dict().items()
+        }
         for backbone in (theirs, ours)
     ]
     settings = [_shapeless(backbone.encoder.config) for backbone in (theirs, ours)]

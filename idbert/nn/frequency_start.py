@@ -151,7 +151,7 @@ def with_vocabulary(
         if config.fusion != "last" or config.block != NO_BLOCK:
             words = {}
     if "bias" in words:
-        words["bias"] = _taken_biases(words["bias"], source_rows_V)
+        words["bias"] = taken_biases(words["bias"], source_rows_V)
     return new, WordHeads(heads.source, words, dict(heads.next_sentence), structure)
 
 
@@ -197,7 +197,7 @@ def _by_frequency(counts: Int64[np.ndarray, "_"], excluded: list[int]) -> Int64[
     return ranked
 
 
-def _taken_biases(
+def taken_biases(
     source: Float[Tensor, "_"], source_rows_V: Int64[np.ndarray, "V"]
 ) -> Float[Tensor, "V"]:
     """Return the biases of the rows taken; their mean for the others."""

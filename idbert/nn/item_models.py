@@ -20,8 +20,10 @@ from idbert.errors import CheckpointError, ConfigError
 from idbert.nn.asked import asked_at
 from idbert.nn.backbone import check_same_architecture
 from idbert.nn.blocks.block import NO_BLOCK
+from idbert.nn.checkpoints import TOKEN_TABLE
 from idbert.nn.config import EncoderConfig, EncoderSettings
 from idbert.nn.encoder_config import plain_options
+from idbert.nn.frequency_start import take_rows, taken_biases
 from idbert.nn.losses.catalogue import LossSettings, check_negatives
 from idbert.nn.modes import evaluation_mode
 from idbert.nn.products import fast_products
@@ -154,20 +156,28 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
         return model
 
     @torch.no_grad()
-    def start_from(self, pretrained: "ItemModel") -> None:
+    def start_from(
+        self, pretrained: "ItemModel", rows_V: Int64[np.ndarray, "V"] | None = None
+    ) -> None:
         """Take over another model's backbone and item biases, whatever it was trained for.
 
         The head's transform is taken over where both models have the same kind of one, and the
         temperature where both have learned it.
 
         Args:
-            pretrained: Over the same vocabulary, with the same backbone.
+            pretrained: With the same backbone.
+            rows_V: For each row of this model the pretrained one's row of the same item, or NO_ROW:
+                such rows are drawn like the others, and have their mean bias. None: both are over
+                the same vocabulary.
 
         Raises:
             ConfigError: the backbones differ in shape, or compute different things, or items have
-                other attributes.
+                other attributes, or have any and are over another vocabulary.
         """
-        check_same_architecture(pretrained.backbone, self.backbone)
+        check_same_architecture(pretrained.backbone, self.backbone, same_rows=rows_V is None)
+        if rows_V is not None:
+            self._take_over_rows(pretrained, rows_V)
+            return
         theirs, ours = pretrained._attributes, self._attributes
         if theirs and ours and not torch.equal(theirs.rows_VG.to(ours.rows_VG), ours.rows_VG):
             raise ConfigError(
@@ -176,6 +186,25 @@ class ItemModel(TiedScoresModel):  # type: ignore[no-untyped-call]
             )
         self.backbone.load_state_dict(pretrained.backbone.state_dict())
         self.head.bias.copy_(pretrained.head.bias)
+        self._take_over_head(pretrained)
+
+    def _take_over_rows(self, pretrained: "ItemModel", rows_V: np.ndarray) -> None:
+        if pretrained._attributes or self._attributes:
+            raise ConfigError(
+                "A model whose items have attributes cannot start from one over another catalogue: "
+                "their numbers may mean other values there. Leave data.attributes out of both, or "
+                "train from nothing."
+            )
+        theirs = pretrained.backbone.state_dict()
+        state = {name: tensor for name, tensor in theirs.items() if not name.endswith(TOKEN_TABLE)}
+        self.backbone.load_state_dict(state, strict=False)
+        take_rows(
+            self.get_input_embeddings().weight, pretrained.get_input_embeddings().weight, rows_V
+        )
+        self.head.bias.copy_(taken_biases(pretrained.head.bias, rows_V))
+        self._take_over_head(pretrained)
+
+    def _take_over_head(self, pretrained: "ItemModel") -> None:
         if type(self.head.transform) is type(pretrained.head.transform):
             self.head.transform.load_state_dict(pretrained.head.transform.state_dict())
         if self.head.log_temperature is not None and pretrained.head.log_temperature is not None:

@@ -15,6 +15,7 @@ from idbert.inputs.planned_loader import train_loader
 from idbert.inputs.sequences import Sequences
 from idbert.nn.blocks import BlockSettings
 from idbert.nn.config import EncoderSettings
+from idbert.nn.frequency_start import NO_ROW
 from idbert.nn.fusion import FUSIONS, FusionSettings, LayerFusion
 from idbert.nn.item_models import MaskedItemModel, NextItemModel, load_item_model
 from idbert.nn.losses.catalogue import LossSettings
@@ -325,6 +326,26 @@ def test_a_model_starts_from_the_backbone_of_another_objective():
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, pretrained.backbone.state_dict()[name])
     assert torch.equal(model.head.bias, pretrained.head.bias)
+
+
+def test_a_model_over_another_vocabulary_takes_the_rows_that_are_named():
+    pretrained, model = build(MaskedItemModel, seed=1), build(NextItemModel, seed=2)
+    with torch.no_grad():
+        pretrained.head.bias.normal_()
+    rows_V = np.arange(VOCAB_SIZE)[::-1].copy()
+    rows_V[5] = NO_ROW
+    model.start_from(pretrained, rows_V)
+    theirs, ours = pretrained.get_input_embeddings().weight, model.get_input_embeddings().weight
+    kept_V = torch.from_numpy(rows_V != NO_ROW)
+    assert torch.equal(ours[kept_V], theirs[rows_V[rows_V != NO_ROW]])
+    assert not (ours[5] == theirs).all(1).any()
+    assert torch.equal(model.head.bias[kept_V], pretrained.head.bias[rows_V[rows_V != NO_ROW]])
+    assert model.head.bias[5] == pretrained.head.bias.mean()
+    for name, tensor in model.backbone.state_dict().items():
+        if "word_embeddings" not in name:
+            assert torch.equal(tensor, pretrained.backbone.state_dict()[name])
+    with pytest.raises(ConfigError, match="tensors differ"):
+        build(NextItemModel, num_layers=2).start_from(pretrained, rows_V)
 
 
 @BOTH

@@ -201,14 +201,17 @@ def test_a_pretrained_run_that_does_not_fit_is_refused(world: World, tmp_path: P
         arguments = ("--run", tmp_path / "run", f"--data.source={log}", *TINY)
         return run("rec_finetune", *arguments, "--pretrained", pretrained)
 
-    finetuned = start_from(world.finetuned)
-    refused(finetuned, 1, "CheckpointError", "'rec_finetune'; needed: rec_pretrain")
     refused(start_from(tmp_path / "none"), 1, "CheckpointError", "no run at")
     width = start_from(world.pretrained)
     refused(width, 2, "ConfigError", "tensors differ", "[32] there, [8] here", "same settings")
-    world.events.replace("item 03", "item 99").to_csv(tmp_path / "other.csv", index=False)
+    others = {item: f"other {item}" for item in world.events["item_id"].unique()}
+    world.events.replace(others).to_csv(tmp_path / "other.csv", index=False)
     other = start_from(world.pretrained, tmp_path / "other.csv")
-    refused(other, 2, "ConfigError", "pretrained on another catalogue", "12 items there, 12 here")
+    refused(other, 2, "ConfigError", "trained on another catalogue: none of this log's 12 items")
+    config = ("--split.name", "global_time", *TINY)
+    data = (f"--data.source={world.log}", "--pretrained", world.pretrained)
+    split = run("rec_finetune", "--run", tmp_path / "split", *data, *config)
+    refused(split, 2, "ConfigError", "another catalogue of the same log", "Use the same --data")
 
 
 def test_runs_of_different_logs_are_not_compared(world: World, from_parquet: Path) -> None:

@@ -147,6 +147,25 @@ def test_a_finished_run_is_left_alone_and_says_so(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_next_weeks_training_starts_from_this_weeks_items(world: World, tmp_path: Path) -> None:
+    renamed = world.events.replace("item 03", "item 99")
+    renamed.to_csv(tmp_path / "next.csv", index=False)
+    data = (f"--data.source={tmp_path / 'next.csv'}", *SMALL, "--training.max_steps=1")
+    slow = ("--training.learning_rate=1e-9", "--pretrained", world.finetuned)
+    finished = succeed("rec_finetune", "--run", tmp_path / "next", *data, *slow)
+    assert "11 of 12 items start as" in finished.err
+    opened = {"then": world.finetuned, "now": tmp_path / "next"}
+    vectors = {
+        name: dict(
+            zip(found.vocabulary.ids.to_pylist(), found.model.item_vectors()[4:], strict=True)
+        )
+        for name, found in ((name, Recommender.load(path)) for name, path in opened.items())
+    }
+    assert "item 99" in vectors["now"] and "item 03" not in vectors["now"]
+    for item in vectors["then"].keys() & vectors["now"].keys():
+        assert abs(vectors["then"][item] - vectors["now"][item]).max() < 1e-4
+
+
 def test_a_log_that_has_changed_is_not_passed_off_as_trained_on(tmp_path: Path) -> None:
     events = cycle_world()
     log, folder = tmp_path / "log.csv", tmp_path / "run"
