@@ -1,12 +1,14 @@
 """What the commands share: the settings of a run, its log, and its titles."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from idbert import processes
 from idbert.errors import CheckpointError, ConfigError
@@ -23,7 +25,12 @@ from idbert.nn.config import BERT_MAX_LENGTH, EncoderSettings
 from idbert.run_dir import MARKER, RunDir
 from idbert.tables import ITEM, TITLE, Interactions
 from idbert.training.arguments import TrainingSettings
-from pipelines.cli import settings_from
+from pipelines.cli import logger, settings_from
+
+NO_ITEM = -(2**63)
+"""An id that no catalogue has."""
+
+INTEGER = r"0|-?[1-9]\d*"
 
 STAGES = ("rec_pretrain", "rec_finetune")
 """The commands whose runs hold an item model."""
@@ -170,7 +177,33 @@ def read_histories_of(
     if pa.types.is_integer(log.column(ITEM).type) and not pa.types.is_integer(item_type):
         # A text file has no types: in a short one all ids may look like integers.
         log = read_interactions(histories, dataclasses.replace(data, id_type="string"))
+    elif pa.types.is_integer(item_type) and not pa.types.is_integer(log.column(ITEM).type):
+        log = _with_integers(log)
     return log
+
+
+def _with_integers(log: Interactions) -> Interactions:
+    """Return events whose items are integers, as a catalogue's are; others become an unknown one.
+
+    One new item with another name makes all ids of a text file text.
+    """
+    items = log.column(ITEM)
+    names = items.unique()
+    numbers = [
+        int(name) if re.fullmatch(INTEGER, name) and abs(int(name)) < 2**63 else NO_ITEM
+        for name in names.to_pylist()
+    ]
+    if NO_ITEM in numbers:
+        logger.warning(
+            "%d of %d items are no integers, as the ids of the catalogue are; they count as "
+            "unknown",
+            numbers.count(NO_ITEM),
+            len(numbers),
+        )
+    places = pc.index_in(items, value_set=names)
+    table = log.table
+    place = table.column_names.index(ITEM)
+    return log.with_table(table.set_column(place, ITEM, pa.array(numbers, pa.int64()).take(places)))
 
 
 def source_of(data: DataSettings) -> str | Path:

@@ -24,6 +24,7 @@ from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import (
+    INTEGER,
     STAGES,
     log_settings_of,
     open_prepared,
@@ -206,7 +207,7 @@ def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
 def _as_type(ids: list[str], id_type: pa.DataType, given: str, setting: str) -> list[Any]:
     if not pa.types.is_integer(id_type):
         return ids
-    if not all(re.fullmatch(r"0|-?[1-9]\d*", entry) and abs(int(entry)) < 2**63 for entry in ids):
+    if not all(re.fullmatch(INTEGER, entry) and abs(int(entry)) < 2**63 for entry in ids):
         raise ConfigError(f"{setting} is {given}, but the log's ids are integers.")
     return [int(entry) for entry in ids]
 

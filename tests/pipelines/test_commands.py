@@ -461,6 +461,22 @@ def test_odd_ids_are_understood_on_the_command_line(odd_world: Path, tmp_path: P
     assert 'newest events: 007; say "hi"; 7' in finished.out
 
 
+def test_an_item_that_is_no_integer_is_unknown_to_a_catalogue_of_integers(tmp_path: Path) -> None:
+    events = cycle_world()
+    events["item_id"] = events["item_id"].str[-2:].astype(int)
+    events.to_csv(tmp_path / "log.csv", index=False)
+    command = ("rec_finetune", "--run", tmp_path / "run", *TINY)
+    succeed(*command, f"--data.source={tmp_path / 'log.csv'}")
+    (tmp_path / "new.csv").write_text("user_id,item_id,timestamp\na,3,1\na,new,2\nb,new,1\n")
+    asked = ("--run", tmp_path / "run", "--histories", tmp_path / "new.csv", "--k", 2)
+    table = recommendations(*asked, path=tmp_path / "lists.parquet")
+    assert table["user_id"].tolist() == ["a", "a", "b", "b"]
+    assert (
+        set(table["item_id"]) <= set(events["item_id"]) and 3 not in table["item_id"][:2].tolist()
+    )
+    assert "1 of 2 items are no integers" in succeed("rec_recommend", *asked).err
+
+
 def test_text_ids_that_look_like_integers_in_a_short_file_stay_text(
     odd_world: Path, tmp_path: Path
 ) -> None:
