@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,11 +15,12 @@ import pandas as pd
 import yaml
 
 from idbert.errors import ConfigError, DataError, suggestion
-from idbert.files import written_aside
+from idbert.files import digest_of, written_aside
 from idbert.run_dir import MARKER, RunDir
 from idbert.training.curve import name_in_curve
 from pipelines.ablation_plan import SEED, Variant, merged
 from pipelines.cli import UNFINISHED, Unfinished, logger
+from pipelines.data_files import made_of_others
 
 TABLE, CURVES = "table.csv", "curves.csv"
 """One row a finished run; one row an evaluation of it."""
@@ -90,7 +92,7 @@ def make_runs(pipeline: str, runs: Sequence[Run], metric: str | None) -> pd.Data
     study = runs[0].folder.parent
     seconds = _known_seconds(study / TABLE)
     logger.info("%d of %d runs are made already", sum(map(is_made, runs)), len(runs))
-    rows, curves = [], []
+    rows, curves, digest = [], [], cache(digest_of)
     for number, run in enumerate(runs, 1):
         name, is_new = (run.variant.name, run.seed), not is_made(run)
         if is_new:
@@ -98,6 +100,12 @@ def make_runs(pipeline: str, runs: Sequence[Run], metric: str | None) -> pd.Data
             begin = time.monotonic()
             make(pipeline, run)
             seconds[name] = time.monotonic() - begin
+        elif made_of_others(RunDir(run.folder), digest):
+            logger.warning(
+                "run %s was trained on data that have changed since, and newer ones are not. "
+                "Delete its folder to have it made anew.",
+                run.folder,
+            )
         curve = read_curve(run, metric)
         last = curve.iloc[-1]
         metric = str(last["metric"])

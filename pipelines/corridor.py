@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idbert import processes
-from idbert.errors import CheckpointError, ConfigError
+from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.attributes import attribute_rows
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
@@ -151,6 +151,11 @@ def log_settings_of(run: RunDir) -> LogSettings:
         raise CheckpointError(f"{run.config} is not the config of a run: {error}") from None
 
 
+def filters_seen(run: RunDir) -> bool:
+    """Say whether a run was chosen and evaluated with the items of a history left out."""
+    return bool(run.read_config().get("filter_seen", True))
+
+
 def read_log(data: DataSettings) -> Interactions:
     """Read the log that `data` names; a prepared one becomes the table that it was made of."""
     prepared = open_prepared(data)
@@ -193,6 +198,11 @@ def _with_integers(log: Interactions) -> Interactions:
         int(name) if re.fullmatch(INTEGER, name) and abs(int(name)) < 2**63 else NO_ITEM
         for name in names.to_pylist()
     ]
+    if numbers.count(NO_ITEM) == len(numbers):
+        raise DataError(
+            "no item of the histories is an integer, as the ids of the catalogue are; the first is "
+            f"{names[0].as_py()!r}. Is data.item_column the right one?"
+        )
     if NO_ITEM in numbers:
         logger.warning(
             "%d of %d items are no integers, as the ids of the catalogue are; they count as "
@@ -218,7 +228,7 @@ def open_prepared(data: DataSettings) -> PreparedLog | None:
     Raises:
         CheckpointError: the preparation has not finished, or a file differs from the one it wrote.
     """
-    run = _prepared_run(data)
+    run = prepared_run(data)
     return PreparedLog.open(RunDir.open(run.path, [PREPARED]).path) if run else None
 
 
@@ -229,7 +239,7 @@ def as_prepared(config: Corridor) -> Corridor:
         ConfigError: a setting asks for what the preparation has decided otherwise.
         CheckpointError: see `open_prepared`.
     """
-    run = _prepared_run(config.data)
+    run = prepared_run(config.data)
     if run is None:
         return config
     there = log_settings_of(run)
@@ -339,7 +349,13 @@ def read_attributes(data: DataSettings, vocabulary: Vocabulary) -> np.ndarray | 
     return attribute_rows(items, data.attributes, vocabulary, data.attribute_separator)
 
 
-def _prepared_run(data: DataSettings) -> RunDir | None:
+def prepared_run(data: DataSettings) -> RunDir | None:
+    """Return the folder of the prepared log that `data` names; None if it names another source.
+
+    Raises:
+        ConfigError: it names a run of another command.
+        CheckpointError: the preparation has not finished.
+    """
     if data.source in DATASETS or not (Path(data.source) / MARKER).is_file():
         return None
     run = RunDir(Path(data.source))

@@ -1,19 +1,23 @@
 """Training and recommending from Python: a DataFrame in, a Recommender out."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from idbert.errors import ConfigError
 from idbert.files import written_aside
+from idbert.inputs.frames import frame_part
 from idbert.retrieval.recommender import Recommender
 from idbert.run_dir import MARKER, RunDir
+from idbert.run_lock import release_all
 from pipelines import rec_finetune, rec_pretrain
 from pipelines.ablation_plan import merged
-from pipelines.cli import settings_from
+from pipelines.cli import PLUGINS, import_plugins, settings_from
+from pipelines.corridor import DataSettings
 
 LOG = "interactions.parquet"
 """What the name of the file ends in that holds the log of a run, beside its folder."""
@@ -36,8 +40,8 @@ def train(
 
     Args:
         log: Events with the columns user_id, item_id and timestamp, or what the settings
-            data.user_column and so on say; or whatever --data.source reads. A DataFrame is written
-            beside the run's folder, as RUN-interactions.parquet.
+            data.user_column and so on say; or whatever --data.source reads. Of a DataFrame these
+            columns are written beside the run's folder, as RUN-interactions.parquet.
         run: The run's folder.
         settings: Those of the command: nested, or with dots.
         pretrain: Whether a masked-item model is trained (BERT4Rec), by rec_pretrain.
@@ -50,28 +54,42 @@ def train(
     """
     command = rec_pretrain if pretrain else rec_finetune
     config_class = command.RecPretrainSettings if pretrain else command.RecFinetuneSettings
-    source = _written(log, Path(run)) if isinstance(log, pd.DataFrame) else str(log)
-    given = merged(merged({}, settings or {}), {"run": str(run), "data.source": source})
-    command.main(settings_from(config_class, given))
-    return Recommender.load(run)
+    source = _beside(Path(run)) if isinstance(log, pd.DataFrame) else Path(log)
+    given = merged(merged({}, settings or {}), {"run": str(run), "data.source": str(source)})
+    import_plugins(given.get(PLUGINS, ()))
+    config = settings_from(config_class, given)
+    try:
+        if isinstance(log, pd.DataFrame):
+            _write(log, config.data, source, RunDir(Path(run)))
+        command.main(config)
+        return Recommender.load(run)
+    finally:
+        release_all()
 
 
-def _written(log: pd.DataFrame, run: Path) -> str:
-    """Write the log beside the run's folder, unless it is there.
+def _beside(run: Path) -> Path:
+    return run.with_name(f"{run.name}-{LOG}")
+
+
+def _write(log: pd.DataFrame, data: DataSettings, path: Path, run: RunDir) -> None:
+    """Write what is read of a log beside a run's folder, unless it is there.
 
     Raises:
-        ConfigError: the folder holds a finished run of another log.
+        ConfigError: the folder holds a run of another log.
+        DataError: the log is not what it must be.
     """
-    path = run.with_name(f"{run.name}-{LOG}")
-    buffer = io.BytesIO()
-    log.to_parquet(buffer, index=False)
-    if path.exists() and path.read_bytes() == buffer.getvalue():
-        return str(path)
-    if (run / MARKER).exists() and RunDir(run).is_complete:
+    wanted = data.columns()
+    frame_part(log, wanted)  # refuses what cannot be used
+    columns = [name for name in wanted.values() if name in log.columns]
+    table = pa.Table.from_pandas(log[columns], preserve_index=False)
+    if path.exists() and pq.read_table(path).equals(table):
+        return
+    # Without the file it is left to the run's own digest whether the log is the same.
+    is_begun = (run.path / MARKER).exists() and (run.is_complete or run.checkpoints.exists())
+    if is_begun and path.exists():
         raise ConfigError(
-            f"{run} is trained, on another log than this. Name another folder, or delete this one."
+            f"{run.path} is of another log than this. Name another folder, or delete this one."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
-        aside.write_bytes(buffer.getvalue())
-    return str(path)
+        pq.write_table(table, aside)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from idbert.errors import ConfigError
@@ -33,7 +35,7 @@ from pipelines.corridor import (
     read_attributes,
     read_titles,
 )
-from pipelines.data_files import files_of_log, have_changed, refuse_changed, remember_files
+from pipelines.data_files import files_of_log, is_same, refuse_changed, remember_files
 from pipelines.reporting import finish_run, is_trained, report_once
 from pipelines.split_log import read_split_log
 
@@ -142,10 +144,10 @@ def open_pretrained(
     theirs = Vocabulary.load(pretrained.path)
     rows_V = None
     if theirs.fingerprint() != vocabulary.fingerprint():
-        there = log_settings_of(pretrained)
-        if there.data.source == config.data.source and not have_changed(
-            pretrained, files_of_log(config.data)
-        ):
+        same = is_same(pretrained, files_of_log(config.data))
+        if same is None:  # a named data set, or a run of before, of which only the name is known
+            same = log_settings_of(pretrained).data.source == config.data.source
+        if same:
             raise ConfigError(
                 f"{folder} was trained on another catalogue of the same log: {theirs.num_items:,} "
                 f"items there, {vocabulary.num_items:,} here, or in another order. Use the same "
@@ -167,6 +169,9 @@ def _rows_there(theirs: Vocabulary, ours: Vocabulary, folder: str) -> np.ndarray
     rows_N = np.full(ours.num_items, UNK)
     if theirs.ids.type == ours.ids.type:
         rows_N = theirs.rows(ours.ids)
+    elif pa.types.is_integer(theirs.ids.type):  # one new item with another name makes ours text
+        places = pc.index_in(ours.ids, value_set=theirs.ids.cast(ours.ids.type))
+        rows_N = FIRST_ITEM + pc.fill_null(places, UNK - FIRST_ITEM).to_numpy().astype(np.int64)
     known = int(np.count_nonzero(rows_N != UNK))
     if not known:
         raise ConfigError(

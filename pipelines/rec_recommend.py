@@ -25,7 +25,9 @@ from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import (
     INTEGER,
+    NO_ITEM,
     STAGES,
+    filters_seen,
     log_settings_of,
     open_prepared,
     read_histories_of,
@@ -55,8 +57,8 @@ class RecRecommendSettings:
     """In place of histories: one history, item ids from oldest to newest, separated alike."""
     k: int = 10
     """Recommendations a user."""
-    filter_seen: bool = True
-    """Whether items of the history are left out."""
+    filter_seen: bool | None = None
+    """Whether items of the history are left out. Default: as the run was trained with."""
     allow: str | None = None
     """The only items that may be recommended, separated by commas; or @FILE, a table with a column
     item_id, or a .txt file with an id a line."""
@@ -125,7 +127,7 @@ def main(config: RecRecommendSettings) -> None:
         batches = recommender.recommend_batches(
             histories,
             config.k,
-            filter_seen=config.filter_seen,
+            filter_seen=filters_seen(run) if config.filter_seen is None else config.filter_seen,
             allow=None if config.allow is None else _ids(config.allow, item_type, "allow"),
             deny=None if config.deny is None else _ids(config.deny, item_type, "deny"),
             behaviour=config.behaviour,
@@ -193,6 +195,11 @@ def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
     """
     if text.startswith("@"):
         column = USER if setting == "users" else ITEM
+        if not Path(text[1:]).is_file():
+            raise DataError(
+                f"there is no file '{text[1:]}' to read {setting} from. An id that begins with @ "
+                f"""stands in double quotes: '"{text}"'."""
+            )
         return _as_type(_ids_in(Path(text[1:]), column), id_type, text, setting)
     try:
         ids = next(csv.reader([text], skipinitialspace=True, strict=True), [])
@@ -207,8 +214,12 @@ def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:
 def _as_type(ids: list[str], id_type: pa.DataType, given: str, setting: str) -> list[Any]:
     if not pa.types.is_integer(id_type):
         return ids
-    if not all(re.fullmatch(INTEGER, entry) and abs(int(entry)) < 2**63 for entry in ids):
-        raise ConfigError(f"{setting} is {given}, but the log's ids are integers.")
+    for number, entry in enumerate(ids, 1):
+        if not re.fullmatch(INTEGER, entry) or abs(int(entry)) >= 2**63:
+            raise ConfigError(
+                f"{setting} is {given}, but the log's ids are integers, and id {number} of "
+                f"{len(ids)} is '{entry}'."
+            )
     return [int(entry) for entry in ids]
 
 
@@ -216,19 +227,19 @@ def _ids_in(path: Path, column: str) -> list[str]:
     """Read ids of a column of a table, or of the lines of a .txt file, as text.
 
     Raises:
-        DataError: the file is missing, or cannot be read.
+        DataError: the file cannot be read.
     """
-    if not path.is_file():
-        raise DataError(f"there is no file '{path}' to read ids from.")
     try:
-        if path.suffix == ".txt":
-            return path.read_text(encoding="utf-8-sig").splitlines()
-        if path.suffix in PARQUET:
+        ending = path.suffix.lower()
+        if ending == ".txt":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            return [line for line in lines if line]
+        if ending in PARQUET:
             ids = pq.read_table(path, columns=[column]).column(column)
-            return [str(entry) for entry in ids.to_pylist()]
+            return [str(entry) for entry in ids.drop_null().to_pylist()]
         table = pd.read_csv(
             path,
-            sep=DELIMITERS[path.suffix],
+            sep=DELIMITERS[ending],
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
@@ -251,7 +262,10 @@ def _print(
         events = dict(enumerate(histories))
     key = USER if USER in table.columns else HISTORY
     for user, best in table.groupby(key, sort=False):
-        newest = [titles.get(item, str(item)) for item in events[user][-SHOWN_EVENTS:]]
+        newest = [
+            "(unknown)" if item == NO_ITEM else titles.get(item, str(item))
+            for item in events[user][-SHOWN_EVENTS:]
+        ]
         print(f"\n{key} {user}, newest events: {'; '.join(newest)}")
         shown = best[[RANK, ITEM, SCORE]]
         if titles:

@@ -70,7 +70,7 @@ def _of_places(events: Sequences, places: Int64[np.ndarray, "n"]) -> Sequences:
 
 
 def examples_of(
-    recommender: Recommender, shown: Shown, titles: dict[Any, str]
+    recommender: Recommender, shown: Shown, titles: dict[Any, str], *, filter_seen: bool
 ) -> list[UserExample]:
     """Return users' histories and recommendations in words."""
     ids_of = recommender.vocabulary.ids_of
@@ -83,7 +83,7 @@ def examples_of(
         at = shown.times_n / MICROSECONDS
     needs_table = reads != "none" or bool(recommender.vocabulary.behaviours)
     asked = _as_table(shown.histories, recommender) if needs_table else histories
-    lists = recommender.recommend(asked, k, at=at)
+    lists = recommender.recommend(asked, k, filter_seen=filter_seen, at=at)
 
     def in_words(items: Iterable[Any]) -> list[str]:
         return [titles.get(item, str(item)) for item in items]

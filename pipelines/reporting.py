@@ -35,6 +35,7 @@ from pipelines.cli import logger, naming_plugins_of, stage
 from pipelines.corridor import (
     DataSettings,
     LogSettings,
+    filters_seen,
     log_settings_of,
     read_titles,
 )
@@ -144,7 +145,7 @@ def evaluate_runs(
                 "differ. Evaluate it on its own."
             )
     if filter_seen is None:
-        filter_seen = bool(runs[0].read_config().get("filter_seen", True))
+        filter_seen = filters_seen(runs[0])
     vocabulary = Vocabulary.load(runs[0].path)
     for run in runs[1:]:
         if Vocabulary.load(run.path).fingerprint() != vocabulary.fingerprint():
@@ -152,8 +153,9 @@ def evaluate_runs(
                 f"{run.path} knows another catalogue than {runs[0].path}: the log has changed "
                 "between the two trainings. Train the older one anew in another folder."
             )
+    files = files_of_log(settings.data)
     for run in runs:
-        if have_changed(run, files_of_log(settings.data)):
+        if have_changed(run, files):
             logger.warning(
                 "%s has changed since %s was trained on it: what is held out of it now may have "
                 "been trained on then.",
@@ -252,7 +254,12 @@ def write_report(run: RunDir, evaluated: Evaluated | None) -> None:
         settings=run.read_config(),
         facts=facts,
         layer_weights=layer_weights(recommender.model.backbone.fusion),
-        examples=examples_of(recommender, shown, read_titles(settings.data, vocabulary.ids.type)),
+        examples=examples_of(
+            recommender,
+            shown,
+            read_titles(settings.data, vocabulary.ids.type),
+            filter_seen=filters_seen(run),
+        ),
     )
     run.write_text("report.html", report_html(content))
 

@@ -51,9 +51,9 @@ _UNUSABLE = (
     DataError,  # a digest is another
 )
 """What a source raises that cannot be reached or does not hold the data."""
-# The columns of the publisher's u.item after the title, dates and address: one flag a genre.
 _RECBOLE_ITEMS = ".item"
 
+# The columns of the publisher's u.item after the title, dates and address: one flag a genre.
 _GENRE_FLAGS = (
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
     "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"

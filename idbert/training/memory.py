@@ -183,7 +183,7 @@ def workload_of(
     if loss.draws_rows:
         per_target = int(getattr(loss.options, "negatives", SAMPLED_NEGATIVES))
         copies = _OWN_COPIES if has_own else 4
-        if not has_own:
+        if isinstance(loss, SampledSoftmax) and not has_own:
             scored = min(targets, usual_chunk(per_target, device_type(settings.device)))
     elif isinstance(loss, ChunkedSoftmax):
         usual = usual_chunk(config.vocab_size, device_type(settings.device))
@@ -336,6 +336,8 @@ def _advice(
                 positions=ceil(changed.positions * part),
                 targets=targets,
                 scored_targets=min(changed.scored_targets, targets),
+                # Fewer targets draw fewer, where each has its own.
+                drawn_rows=min(changed.drawn_rows, targets * changed.scores_of_target),
             )
             size = needed(estimate_memory(smaller))
             by_budget = "" if budget == token_budget else f"--batches.token_budget {budget}"

@@ -29,9 +29,12 @@ def test_a_frame_becomes_a_recommender_and_a_folder(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(opened, best)
     again = train(events, tmp_path / "run", SETTINGS)  # opened, not trained
     pd.testing.assert_frame_equal(again.recommend(events.drop(last.index), k=1), best)
-    with pytest.raises(ConfigError, match="is trained, on another log than this"):
+    with pytest.raises(ConfigError, match="is of another log than this"):
         train(events.iloc[:-1], tmp_path / "run", SETTINGS)
     assert pd.read_parquet(tmp_path / "run-interactions.parquet").equals(events)
+    assert not (tmp_path / "run/.lock").exists()
+    (tmp_path / "run-interactions.parquet").unlink()
+    train(events, tmp_path / "run", SETTINGS)  # the same log, written again
 
 
 def test_columns_may_be_named_and_items_masked(tmp_path: Path) -> None:

@@ -67,8 +67,9 @@ class BinaryLoss(CatalogueLoss):
     The loss sees a score shifted by log(beta / N). An untrained model, whose scores are about 0,
     then takes an item for the target as often as one is among those that are compared; without the
     shift the first steps press all N negatives down, and their gradients, which Adam remembers,
-    leave nothing of those of the targets (measured: benchmarks/results.md). The order of the items,
-    and the scores of a model that has learned its biases, know nothing of it.
+    leave nothing of those of the targets (measured: benchmarks/results.md). The order of the items
+    knows nothing of it; a learned score is higher by log(N / beta), and it is sigmoid(score +
+    log(beta / N)) that is a probability.
 
     The shift is that of the last layer's bias in Lin et al. 2017, "Focal Loss for Dense Object
     Detection", section 4.1.
