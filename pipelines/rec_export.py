@@ -25,9 +25,9 @@ from pipelines.corridor import (
     DataSettings,
     log_settings_of,
     open_prepared,
-    read_histories_of,
     source_of,
 )
+from pipelines.histories import read_histories_of
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,13 @@ from idbert.run_dir import RunDir
 from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import (
-    INTEGER,
-    NO_ITEM,
     STAGES,
     filters_seen,
     log_settings_of,
     open_prepared,
-    read_histories_of,
     read_titles,
 )
+from pipelines.histories import INTEGER, NO_ITEM, read_histories_of
 
 SHOWN_EVENTS = 5
 """Newest events of a history that are printed above its recommendations."""
