@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from benchmarks import report
 from benchmarks.peers import (
     MODELS,
+    PREFIXES,
     SMALL,
     Peer,
     add_architecture,
@@ -69,12 +70,14 @@ def main(arguments: list[str] | None = None) -> None:
     options.recipe = options.recipe or ROOT / f"pipelines/recipes/ml-1m-{options.model}.yaml"
     measured: dict[str, list[dict[str, Any]]] = {}
     failures: dict[str, str] = {}
-    names = [OURS, *(peer.name for peer in peers_for(options, options.model))]
+    peers = peers_for(options, options.model)
+    peers += [PREFIXES] if peers and options.model in PREFIXES.models else []
+    names = [OURS, *(peer.name for peer in peers)]
     for name in options.only or ():
         if name not in names:
             parser.error(f"--only {name}: choose from {', '.join(names)}.")
     with opened(options) as data:
-        for peer in (None, *peers_for(options, options.model)):
+        for peer in (None, *peers):
             name = OURS if peer is None else peer.name
             if options.only and name not in options.only:
                 continue
