@@ -53,8 +53,8 @@ PEERS = (
     Peer("RePlay, length buckets", "replay", ("sasrec",), ("--bucket", "16")),
 )
 PREFIXES = Peer("RecBole, every prefix", "recbole", ("sasrec",), ("--no-anomaly",))
-"""RecBole's next-item training, without the anomaly mode that slows it: one target each. An event is
-read once for each later one of its user, so that what it has learned after some minutes compares
+"""RecBole's next-item training, without the anomaly mode that slows it: one target each. An event
+is read once for each later one of its user, so that what it has learned after some minutes compares
 with the others', and how many events it reads a second does not.
 """
 

@@ -7,7 +7,9 @@ attention by batched products, the last layer at targets alone, a chunked softma
 own in float32 (`quality_work.plain_operations`, all scores at once). The same masks, batches and
 first weights; dropout draws other numbers. Shares of attention are dropped too, as all peers do.
 NDCG@10 and recall@10 of each user of the validation part, averaged over seeds, then a paired
-bootstrap over users. Finished trainings are kept in --out and not made again.
+bootstrap over users. With `--processes 2` idbert's training is also shared out among two processes
+by torchrun, the same batches of all together. Finished trainings are kept in --out and not made
+again.
 """
 
 import argparse
@@ -20,30 +22,40 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.peers import name_of, opened
-from benchmarks.quality_work import PATHS
 from idbert.evaluation.bootstrap import paired
 from idbert.run_dir import RunDir
 from pipelines.reporting import evaluate_runs
 
 METRICS = ("ndcg@10", "recall@10")
-NAMES = {"idbert": "idbert", "torch": "torch's operations, float32"}
+OURS, PLAIN, SHARED = "idbert", "torch", "shared"
 LOSSES = {"idbert": "chunked", "torch": "full"}
 RECIPE = Path("pipelines/recipes/ml-1m-bert4rec.yaml")
 SMALL_MODEL = "--model.hidden_size 8 --model.num_layers 1 --sequences.max_length 10".split()
 
 
-def train(path: str, seed: int, data: Path, options: argparse.Namespace) -> RunDir:
-    """Train by one way with one seed, or open what an earlier call has trained."""
-    run = options.out / f"{path}-{seed}"
-    command = [sys.executable, "-m", "benchmarks.quality_work", path, str(options.threads)]
+def train(way: str, seed: int, data: Path, options: argparse.Namespace) -> RunDir:
+    """Train in one way with one seed, or open what an earlier call has trained."""
+    run = options.out / f"{way}-{seed}"
+    subprocess.run(command_of(way, seed, run, data, options), check=True)
+    return RunDir.open(run)
+
+
+def command_of(
+    way: str, seed: int, run: Path, data: Path, options: argparse.Namespace
+) -> list[str]:
+    """Return the command of one training."""
+    command = [sys.executable, "-m"]
+    if way == SHARED:
+        command += ["torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={options.processes}", "-m", "--"]
+    path = PLAIN if way == PLAIN else OURS
+    command += ["benchmarks.quality_work", path, str(options.threads)]
     command += ["--config", str(options.recipe), "--data.source", str(data), "--run", str(run)]
     command += ["--training.epochs", str(options.epochs), "--training.seed", str(seed)]
     command += ["--training.evaluate_every", str(options.epochs), "--training.device", "cpu"]
     command += ["--training.precision", "float32", "--loss.name", LOSSES[path]]
     command += ["--model.attention_dropout", str(options.attention_dropout)]
-    command += SMALL_MODEL if options.small else []
-    subprocess.run(command, check=True)
-    return RunDir.open(run)
+    return command + (SMALL_MODEL if options.small else [])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,34 +67,42 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--attention_dropout", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--threads", type=int, default=1, help="of a training")
+    parser.add_argument("--threads", type=int, default=1, help="of a training's process")
+    parser.add_argument("--processes", type=int, default=1, help="of a third way, if more than 1")
     options = report.parse(parser, arguments, data="small", epochs=1, seeds=[1, 2])
+    ways = [OURS, PLAIN, *([SHARED] if options.processes > 1 else [])]
     with opened(options) as data:
-        runs = [train(path, seed, data, options) for seed in options.seeds for path in PATHS]
+        runs = [train(way, seed, data, options) for seed in options.seeds for way in ways]
         found = evaluate_runs(runs, "validation").evaluations
-    publish(options, {name: one.per_user for name, one in found.items()})
+    publish(options, ways, {name: one.per_user for name, one in found.items()})
 
 
-def publish(options: argparse.Namespace, per_user: dict[str, dict[str, np.ndarray]]) -> None:
-    """Write the table of both ways and of their difference."""
+def publish(
+    options: argparse.Namespace, ways: list[str], per_user: dict[str, dict[str, np.ndarray]]
+) -> None:
+    """Write the table of all ways, and of idbert's differences to the others."""
+    names = {OURS: "idbert", PLAIN: "torch's operations, float32"}
+    names[SHARED] = f"idbert, {options.processes} processes"
 
-    def of(path: str, metric: str) -> np.ndarray[Any, Any]:
+    def of(way: str, metric: str) -> np.ndarray[Any, Any]:
         """Return each seed's value of each user, [seeds, U]."""
-        return np.stack([per_user[f"{path}-{seed}"][metric] for seed in options.seeds])
+        return np.stack([per_user[f"{way}-{seed}"][metric] for seed in options.seeds])
 
-    rows, differences = [], ["the first less the second"]
-    for path in PATHS:
-        cells = [NAMES[path]]
+    rows = []
+    for way in ways:
+        cells = [names[way]]
         for metric in METRICS:
-            means = of(path, metric).mean(1)
+            means = of(way, metric).mean(1)
             cells.append(f"{means.mean():.4f} ({', '.join(f'{mean:.4f}' for mean in means)})")
         rows.append(cells)
-    for metric in METRICS:
-        ours, theirs = (of(path, metric).mean(0) for path in PATHS)
-        difference, low, high = paired(ours, theirs)
-        differences.append(f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+    for way in ways[1:]:
+        differences = [f"idbert less {names[way]}"]
+        for metric in METRICS:
+            difference, low, high = paired(*(of(one, metric).mean(0) for one in (OURS, way)))
+            differences.append(f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+        rows.append(differences)
     title = f"Quality of the fast operations on {name_of(options)}, {options.epochs} epochs"
-    charted = {NAMES[path]: list(of(path, "ndcg@10").mean(1)) for path in PATHS}
+    charted = {names[way]: list(of(way, "ndcg@10").mean(1)) for way in ways}
     notes = [
         f"Recipe {options.recipe.name} with attention dropout {options.attention_dropout}; "
         f"seeds {', '.join(map(str, options.seeds))} in brackets; "
@@ -92,7 +112,7 @@ def publish(options: argparse.Namespace, per_user: dict[str, dict[str, np.ndarra
     section = report.Report(
         report.section_name("quality", name_of(options), "cpu"),
         title,
-        report.markdown(["", "NDCG@10 (seeds)", "recall@10 (seeds)"], [*rows, differences]),
+        report.markdown(["", "NDCG@10 (seeds)", "recall@10 (seeds)"], rows),
         notes,
         report.bars(title, charted, "NDCG@10, validation"),
     )

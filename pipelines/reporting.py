@@ -16,6 +16,7 @@ from idbert.evaluation.baselines import (
     fit_baselines,
 )
 from idbert.evaluation.evaluate import Evaluation, evaluate
+from idbert.evaluation.metrics import CUTOFFS
 from idbert.evaluation.ranks import Score, target_ranks
 from idbert.evaluation.report import ReportContent, report_html
 from idbert.evaluation.user_items import HistoryScore
@@ -119,6 +120,7 @@ def evaluate_runs(
     part: Part,
     *,
     filter_seen: bool | None = None,
+    cutoffs: Sequence[int] = (),
     baselines: BaselineSettings = BaselineSettings(),  # noqa: B008 (frozen)
 ) -> Evaluated:
     """Evaluate finished runs and the baselines over the full catalogue.
@@ -130,6 +132,7 @@ def evaluate_runs(
         part: Of the split.
         filter_seen: Whether items of a history are left out of the ranking; None: as in the first
             run's training.
+        cutoffs: Lengths of lists at which recall, NDCG and MRR are wanted beside the usual ones.
         baselines: How they are fitted.
 
     Raises:
@@ -200,6 +203,7 @@ def evaluate_runs(
                 cosines_VV=neighbours.table_VV,
                 popular_ranks_Q=popular.ranks_U,
                 filter_seen=filter_seen,
+                ks=sorted({*CUTOFFS, *cutoffs}),
             )
     untrained = int((vocabulary.counts_V[users.targets_Q] == 0).sum())
     logger.info("%d of %d targets never occur in training", untrained, len(users))

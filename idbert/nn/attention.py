@@ -14,7 +14,12 @@ from idbert.nn.asked import Asked, at_positions
 from idbert.nn.cpu_attention import cpu_attention, packed_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
-from idbert.nn.relative import RelativeDistances, relative_scores, relative_values
+from idbert.nn.relative import (
+    DistancesOfSome,
+    RelativeDistances,
+    relative_scores,
+    relative_values,
+)
 from idbert.nn.time_bias import TimeBias
 
 
@@ -32,13 +37,14 @@ class AttentionContext:
 
     visible: Bool[Tensor, "#B 1 #Q L"] | None
     kernel_is_causal: bool
-    distances: RelativeDistances | None
+    distances: RelativeDistances | DistancesOfSome | None
     buckets_BQL: Int32[Tensor, "B Q L"] | None = None
 
     def of_queries(self, queries_BQ: Int64[Tensor, "B Q"], length: int) -> "AttentionContext":
         """Return what a layer needs whose queries are only some of the L positions."""
-        assert self.distances is None
-        visible = self.visible
+        visible, distances = self.visible, self.distances
+        if isinstance(distances, RelativeDistances):
+            distances = distances.at(queries_BQ)
         if self.kernel_is_causal:
             position_L = torch.arange(length, device=queries_BQ.device)
             visible = (position_L <= queries_BQ[:, :, None])[:, None]
@@ -48,7 +54,7 @@ class AttentionContext:
         buckets_BQL = self.buckets_BQL
         if buckets_BQL is not None:
             buckets_BQL = buckets_BQL.gather(1, queries_BQ[:, :, None].expand(-1, -1, length))
-        return AttentionContext(visible, False, None, buckets_BQL)
+        return AttentionContext(visible, False, distances, buckets_BQL)
 
 
 class SelfAttention(nn.Module):
@@ -102,81 +108,90 @@ class SelfAttention(nn.Module):
             hidden_BLD: What is attended to.
             context: What all layers share.
             below_BHLL: Scores that the layer below has handed on; None in the first.
-            asked: The positions that are wanted; None: all. Not with handed-on scores or NEZHA.
+            asked: The positions that are wanted; None: all. Not with handed-on scores.
 
         Returns:
             The attended values; and the scores for the layer above, before mask and softmax, or
             None where none are handed on.
         """
         dropout = self.dropout if self.training else 0.0
-        has_bias = self.time_bias is not None
-        if (
-            asked is None
-            and self.is_fused
-            and not has_bias
-            and self._can_be_packed(hidden_BLD, dropout)
-        ):
+        if asked is None and self._can_be_packed(hidden_BLD, context, dropout):
             attended_BLD = packed_attention(
                 self._packed(hidden_BLD),
                 hidden_BLD.shape[2] // self.head_width,
                 context.visible,
                 is_causal=context.kernel_is_causal,
                 dropout=dropout,
+                distances=_pattern(context),
             )
             return attended_BLD, None
         asking_BLD = hidden_BLD
         if asked is not None:
             context = context.of_queries(asked.positions_BQ, hidden_BLD.shape[1])
             asking_BLD = at_positions(hidden_BLD, asked.positions_BQ)
+        handed_on = None
         query_BHLW = self._split_heads(self.query(asking_BLD))
         key_BHLW = self._split_heads(self.key(hidden_BLD))
         value_BHLW = self._split_heads(self.value(hidden_BLD))
-        if self.is_fused:
-            if suits(query_BHLW, dropout, has_bias=has_bias):
-                attended_BHLW = cpu_attention(
-                    query_BHLW,
-                    key_BHLW,
-                    value_BHLW,
-                    context.visible,
-                    is_causal=context.kernel_is_causal,
-                    dropout=dropout,
-                    bias_NH=None if self.time_bias is None else self.time_bias.weight,
-                    buckets_BQL=context.buckets_BQL,
-                )
-            else:
-                mask = context.visible
-                if self.time_bias is not None:
-                    assert context.buckets_BQL is not None  # the encoder has checked it
-                    mask = self.time_bias.as_mask(context.buckets_BQL, mask, query_BHLW.dtype)
-                attended_BHLW = F.scaled_dot_product_attention(
-                    query_BHLW,
-                    key_BHLW,
-                    value_BHLW,
-                    attn_mask=mask,
-                    dropout_p=dropout,
-                    is_causal=context.kernel_is_causal,
-                )
-            attended_BLD = attended_BHLW.transpose(1, 2).flatten(2)
-            return attended_BLD if asked is None else asked.of_attended(attended_BLD), None
-        scores_BHLL = attention_scores(query_BHLW, key_BHLW, context.distances)
-        if self.time_bias is not None:
-            scores_BHLL = scores_BHLL + self.time_bias(context.buckets_BQL)
-        if below_BHLL is not None:
-            gate = 1.0 if self.score_gate is None else self.score_gate
-            scores_BHLL = scores_BHLL + gate * below_BHLL
-        attended_BHLW = attend(scores_BHLL, value_BHLW, context.visible, context.distances, dropout)
+        if self._suits_cpu_attention(query_BHLW, context, dropout):
+            attended_BHLW = cpu_attention(
+                query_BHLW,
+                key_BHLW,
+                value_BHLW,
+                context.visible,
+                is_causal=context.kernel_is_causal,
+                dropout=dropout,
+                bias_NH=None if self.time_bias is None else self.time_bias.weight,
+                buckets_BQL=context.buckets_BQL,
+                distances=_pattern(context),
+            )
+        elif self.is_fused:
+            mask = context.visible
+            if self.time_bias is not None:
+                assert context.buckets_BQL is not None  # the encoder has checked it
+                mask = self.time_bias.as_mask(context.buckets_BQL, mask, query_BHLW.dtype)
+            attended_BHLW = F.scaled_dot_product_attention(
+                query_BHLW,
+                key_BHLW,
+                value_BHLW,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=context.kernel_is_causal,
+            )
+        else:
+            scores_BHLL = attention_scores(query_BHLW, key_BHLW, context.distances)
+            if self.time_bias is not None:
+                scores_BHLL = scores_BHLL + self.time_bias(context.buckets_BQL)
+            if below_BHLL is not None:
+                gate = 1.0 if self.score_gate is None else self.score_gate
+                scores_BHLL = scores_BHLL + gate * below_BHLL
+            attended_BHLW = attend(
+                scores_BHLL, value_BHLW, context.visible, context.distances, dropout
+            )
+            handed_on = scores_BHLL if self.hands_on else None
         attended_BLD = attended_BHLW.transpose(1, 2).flatten(2)
         if asked is not None:
             return asked.of_attended(attended_BLD), None
-        return attended_BLD, scores_BHLL if self.hands_on else None
+        return attended_BLD, handed_on
 
-    def _can_be_packed(self, hidden_BLD: Tensor, dropout: float) -> bool:
+    def _suits_cpu_attention(self, x: Tensor, context: AttentionContext, dropout: float) -> bool:
+        """Say whether `cpu_attention` can compute this, and is faster."""
+        if self.is_fused:
+            return suits(x, dropout, has_bias=self.time_bias is not None)
+        keeps_precision = (
+            x.dtype != torch.bfloat16 or x.requires_grad
+        )  # its scores are in the dtype
+        return x.is_cpu and keeps_precision and not self.hands_on and _pattern(context) is not None
+
+    def _can_be_packed(self, hidden_BLD: Tensor, context: AttentionContext, dropout: float) -> bool:
         """Say whether one product is to give queries, keys and values.
 
         Not for few positions, where bringing the weights together takes longer than it saves.
         """
         batch_size, length, width = hidden_BLD.shape
-        if batch_size * length < 4 * width or not suits(hidden_BLD, dropout):
+        if batch_size * length < 4 * width or self.time_bias is not None:
+            return False
+        if not self._suits_cpu_attention(hidden_BLD, context, dropout):
             return False
         if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
             return False  # what comes out will be bfloat16, and may not suit
@@ -195,6 +210,12 @@ class SelfAttention(nn.Module):
         return projected_BLD.view(batch_size, length, -1, self.head_width).transpose(1, 2)
 
 
+def _pattern(context: AttentionContext) -> RelativeDistances | None:
+    """Return NEZHA's distances where all positions are queries."""
+    distances = context.distances
+    return distances if isinstance(distances, RelativeDistances) else None
+
+
 def _has_hooks(part: nn.Module) -> bool:
     before, behind = part._forward_pre_hooks, part._forward_hooks
     return bool(before or behind or part._backward_pre_hooks or part._backward_hooks)
@@ -205,7 +226,7 @@ def eager_attention(
     key_BHLW: Float[Tensor, "B H L W"],
     value_BHLW: Float[Tensor, "B H L W"],
     visible: Bool[Tensor, "#B 1 #Q L"] | None = None,
-    distances: RelativeDistances | None = None,
+    distances: RelativeDistances | DistancesOfSome | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q W"]:
     """Compute attention by plain products; with `distances`, NEZHA's.
@@ -218,7 +239,7 @@ def eager_attention(
     A query that may look nowhere gets the mean of all values, not NaN.
 
     Args:
-        query_BHQW: Queries of each head; as many as keys with `distances`.
+        query_BHQW: Queries of each head.
         key_BHLW: Keys of each head.
         value_BHLW: Values of each head.
         visible: True where a query may look at a key; None for everywhere.
@@ -232,7 +253,7 @@ def eager_attention(
 def attention_scores(
     query_BHQW: Float[Tensor, "B H Q W"],
     key_BHLW: Float[Tensor, "B H L W"],
-    distances: RelativeDistances | None = None,
+    distances: RelativeDistances | DistancesOfSome | None = None,
 ) -> Float[Tensor, "B H Q L"]:
     """Return the scores of `eager_attention`, before mask and softmax; arguments as there."""
     scores_BHQL = query_BHQW @ key_BHLW.transpose(-1, -2)
@@ -246,7 +267,7 @@ def attend(
     scores_BHQL: Float[Tensor, "B H Q L"],
     value_BHLW: Float[Tensor, "B H L W"],
     visible: Bool[Tensor, "#B 1 #Q L"] | None = None,
-    distances: RelativeDistances | None = None,
+    distances: RelativeDistances | DistancesOfSome | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q W"]:
     """Return the values in the shares that the scores give them; arguments as `eager_attention`."""

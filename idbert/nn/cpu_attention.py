@@ -2,9 +2,9 @@
 
 torch's fused attention on a CPU multiplies small blocks, and with dropout it gives way to plain
 operations that keep three [B, H, Q, L] tensors and draw a float for each share. Here the shares of
-some heads at a time are computed by batched products; in training the shares, and the factors of
+some heads at a time are computed by batched products; in training the shares, and the mask of
 dropout where there is any, are kept for the backward pass while they are small, and computed and
-drawn once more where they are not.
+drawn once more where they are not. NEZHA's relative positions go the same way.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from idbert.nn.dropout import dropout_factors
+from idbert.nn.dropout import kept_mask, kept_scale
 from idbert.nn.products import products_are_fast
+from idbert.nn.relative import Block, RelativeDistances, blocks_of, collect, spread
 
 NUM_AT_ONCE = 2**20
 """Scores computed at a time: 4 MiB of float32, which a processor's caches about hold."""
@@ -48,8 +49,11 @@ def cpu_attention(
     dropout: float = 0.0,
     bias_NH: Float[Tensor, "N H"] | None = None,
     buckets_BQL: Int32[Tensor, "B Q L"] | None = None,
+    distances: RelativeDistances | None = None,
 ) -> Float[Tensor, "B H Q W"]:
     """Compute o_i = sum_j dropout(softmax_j(q_i . k_j / sqrt(W) + b_ij)) v_j.
+
+    With `distances`, R_ij is added to k_j and v_j: NEZHA's attention.
 
     Args:
         query_BHQW: Queries of each head; with `is_causal` as many as keys.
@@ -61,6 +65,7 @@ def cpu_attention(
         dropout: Probability with which a share is set to zero.
         bias_NH: b of each bucket and head; None: 0.
         buckets_BQL: Which of them stands between query and key.
+        distances: NEZHA's, between as many queries as keys; None: R is 0.
     """
     attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
         query_BHQW,
@@ -70,6 +75,7 @@ def cpu_attention(
         _shown(visible, is_causal, key_BHLW.shape[2]),
         dropout,
         buckets_BQL,
+        distances,
     )
     return attended
 
@@ -81,6 +87,7 @@ def packed_attention(
     *,
     is_causal: bool = False,
     dropout: float = 0.0,
+    distances: RelativeDistances | None = None,
 ) -> Float[Tensor, "B L D"]:
     """Compute `cpu_attention` of queries, keys and values that came out of one product.
 
@@ -92,12 +99,13 @@ def packed_attention(
         visible: As in `cpu_attention`.
         is_causal: As in `cpu_attention`.
         dropout: As in `cpu_attention`.
+        distances: As in `cpu_attention`.
 
     Returns:
         What was attended to, the heads beside each other.
     """
     attended: Tensor = _PackedAttention.apply(  # type: ignore[no-untyped-call]
-        packed_BLX, num_heads, _shown(visible, is_causal, packed_BLX.shape[1]), dropout
+        packed_BLX, num_heads, _shown(visible, is_causal, packed_BLX.shape[1]), dropout, distances
     )
     return attended
 
@@ -122,6 +130,7 @@ class _CpuAttention(torch.autograd.Function):
         visible: Tensor | None,
         dropout: float,
         buckets_BQL: Tensor | None,
+        distances: RelativeDistances | None,
     ) -> Tensor:
         query, key, value = (_heads(tensor) for tensor in (query_BHQW, key_BHLW, value_BHLW))
         bias = (
@@ -129,7 +138,9 @@ class _CpuAttention(torch.autograd.Function):
             if bias_NH is None or buckets_BQL is None
             else _BucketBias(bias_NH.detach(), buckets_BQL)
         )
-        attended = _attend(ctx, query, key, value, visible, dropout, query_BHQW.shape[1], bias)
+        attended = _attend(
+            ctx, query, key, value, visible, dropout, query_BHQW.shape[1], bias, distances
+        )
         return attended.view(query_BHQW.shape)
 
     @staticmethod
@@ -143,7 +154,7 @@ class _CpuAttention(torch.autograd.Function):
         sequences_and_heads = gradient_BHQW.shape[:2]
         of_inputs = [of.view(*sequences_and_heads, *of.shape[1:]) for of in gradients]
         of_bias_NH = None if bias is None or of_bias is None else bias.as_table(of_bias)
-        return (*of_inputs, of_bias_NH, None, None, None)
+        return (*of_inputs, of_bias_NH, None, None, None, None)
 
 
 class _BucketBias:
@@ -189,13 +200,18 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, packed_BLX: Tensor, num_heads: int, visible: Tensor | None, dropout: float
+        ctx: Any,
+        packed_BLX: Tensor,
+        num_heads: int,
+        visible: Tensor | None,
+        dropout: float,
+        distances: RelativeDistances | None,
     ) -> Tensor:
         batch_size, length, _ = packed_BLX.shape
         parts_BL3HW = packed_BLX.view(batch_size, length, 3, num_heads, -1)
         parts_3NLW = parts_BL3HW.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
         query, key, value = parts_3NLW.unbind()
-        attended = _attend(ctx, query, key, value, visible, dropout, num_heads)
+        attended = _attend(ctx, query, key, value, visible, dropout, num_heads, distances=distances)
         return _beside(attended.view(batch_size, num_heads, length, -1))
 
     @staticmethod
@@ -208,7 +224,7 @@ class _PackedAttention(torch.autograd.Function):
         of_parts_3NLW = saved[0].new_empty(3, *saved[0].shape)
         _fill_gradients(ctx, saved, _heads(gradient_BLHW.transpose(1, 2)), *of_parts_3NLW)
         of_parts_3BHLW = of_parts_3NLW.view(3, batch_size, num_heads, length, -1)
-        return of_parts_3BHLW.permute(1, 3, 0, 2, 4).flatten(2), None, None, None
+        return of_parts_3BHLW.permute(1, 3, 0, 2, 4).flatten(2), None, None, None, None
 
 
 def _attend(
@@ -220,20 +236,26 @@ def _attend(
     dropout: float,
     num_heads: int,
     bias: "_BucketBias | None" = None,
+    distances: RelativeDistances | None = None,
 ) -> Tensor:
     """Return what N heads attend to, [N, Q, W], and save what `_fill_gradients` needs."""
     num_scores = query.shape[0] * query.shape[1] * key.shape[1]
     keeps = any(ctx.needs_input_grad) and num_scores <= NUM_KEPT
     shape = torch.Size((len(query) // num_heads, num_heads, *query.shape[1:]))
-    source = _Shares(shape, visible, dropout, bias, is_drawn_again=not keeps)
+    blocks = None if distances is None else blocks_of(distances, query.dtype)
+    source = _Shares(shape, visible, dropout, bias, blocks, is_drawn_again=not keeps)
     attended = torch.empty_like(query)
     kept: list[Tensor] = []
     with torch.autocast("cpu", enabled=False):
-        for heads, shares, factors in source.each(query, key):
-            weights = shares if factors is None else shares * factors
+        for heads, shares, mask in source.each(query, key):
+            weights = shares if mask is None else shares * mask
             torch.bmm(weights, value[heads], out=attended[heads])
+            if blocks is not None:
+                attended[heads] += collect(weights[:, None], blocks)[:, 0]
             if keeps:
-                kept += [shares] if factors is None else [shares, factors]
+                kept += [shares] if mask is None else [shares, mask]
+        if dropout:
+            attended *= kept_scale(dropout)
     ctx.save_for_backward(query, key, value, *kept)
     ctx.source = source
     return attended
@@ -251,30 +273,38 @@ def _fill_gradients(
 ) -> None:
     """Write the gradients of what `_attend` has read into tensors; add to that of the biases."""
     query, key, value, *kept = saved
-    each = ctx.source.of(kept) if kept else ctx.source.each(query, key)
-    for heads, shares, factors in each:
-        weights = shares if factors is None else shares * factors
+    source: _Shares = ctx.source
+    gradient = gradient * kept_scale(source.dropout) if source.dropout else gradient
+    for heads, shares, mask in source.of(kept) if kept else source.each(query, key):
+        weights = shares if mask is None else shares * mask
         torch.bmm(weights.transpose(1, 2), gradient[heads], out=of_value[heads])
         of_shares = torch.bmm(gradient[heads], value[heads].transpose(1, 2))
-        if factors is not None:
-            of_shares.mul_(factors)
+        if source.blocks is not None:
+            spread(gradient[heads, None], source.blocks, onto=of_shares[:, None])
+        if mask is not None:
+            of_shares.mul_(mask)
         of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-        if of_bias is not None:
-            ctx.source.bias.add_gradient(of_bias, heads, of_scores)
-        of_scores.mul_(ctx.source.scale)
+        if of_bias is not None and source.bias is not None:
+            source.bias.add_gradient(of_bias, heads, of_scores)
         torch.bmm(of_scores, key[heads], out=of_query[heads])
         torch.bmm(of_scores.transpose(1, 2), query[heads], out=of_key[heads])
+        if source.blocks is not None:
+            of_query[heads] += collect(of_scores[:, None], source.blocks)[:, 0]
+    # Scaling these takes a fraction of the time of scaling the scores.
+    of_query *= source.scale
+    of_key *= source.scale
 
 
 class _Shares:
-    """The shares of some heads at a time, and the factors of dropout on them.
+    """The shares of some heads at a time, and the mask of dropout on them.
 
     Args:
         shape: B, H, Q, W.
         visible: As in `cpu_attention`.
         dropout: The probability.
         bias: Added to the scores; None: nothing.
-        is_drawn_again: Whether `each` must draw the same factors whenever it is called.
+        blocks: Of NEZHA's distances; None for BERT.
+        is_drawn_again: Whether `each` must draw the same mask whenever it is called.
     """
 
     def __init__(
@@ -283,17 +313,18 @@ class _Shares:
         visible: Tensor | None,
         dropout: float,
         bias: _BucketBias | None,
+        blocks: list[Block] | None,
         *,
         is_drawn_again: bool,
     ) -> None:
-        self.bias = bias
+        self.bias, self.blocks, self.dropout = bias, blocks, dropout
         self.shape, self.scale = shape, shape[-1] ** -0.5
-        self._visible, self._dropout = visible, dropout
+        self._visible = visible
         draws_apart = dropout > 0 and is_drawn_again
         self._seed = int(torch.randint(2**62, ())) if draws_apart else None
 
     def each(self, query: Tensor, key: Tensor) -> Iterator["_Part"]:
-        """Compute the shares [n, Q, L], and draw the factors."""
+        """Compute the shares [n, Q, L], and draw the mask."""
         generator = None if self._seed is None else torch.Generator().manual_seed(self._seed)
         # Adding takes a tenth of the time of filling in.
         hidden = None
@@ -302,24 +333,27 @@ class _Shares:
             hidden = torch.zeros(self._visible.shape, dtype=query.dtype)
             hidden = hidden.masked_fill_(~self._visible, lowest)[:, 0]
         for heads in self._chunks(key.shape[1]):
-            scores = torch.bmm(query[heads] * self.scale, key[heads].transpose(1, 2))
+            scaled = query[heads] * self.scale
+            scores = torch.bmm(scaled, key[heads].transpose(1, 2))
+            if self.blocks is not None:
+                spread(scaled[:, None], self.blocks, onto=scores[:, None])
             if self.bias is not None:
                 scores += self.bias.of(heads)
             if hidden is not None:
                 scores += hidden[self._sequences(heads)] if len(hidden) > 1 else hidden
             shares = scores.softmax(-1)
-            factors = (
-                dropout_factors(shares.shape, self._dropout, shares.dtype, generator)
-                if self._dropout
+            mask = (
+                kept_mask(shares.shape, self.dropout, shares.dtype, generator)
+                if self.dropout
                 else None
             )
-            yield heads, shares, factors
+            yield heads, shares, mask
 
     def of(self, kept: list[Tensor]) -> Iterator["_Part"]:
         """Return what `each` has returned, out of a list of its tensors."""
         remaining = iter(kept)
         for heads in self._chunks(kept[0].shape[-1]):
-            yield heads, next(remaining), next(remaining) if self._dropout else None
+            yield heads, next(remaining), next(remaining) if self.dropout else None
 
     def _chunks(self, num_keys: int) -> Iterator[slice]:
         num_sequences, heads, num_queries, _ = self.shape
@@ -336,7 +370,7 @@ class _Shares:
 
 
 _Part: TypeAlias = tuple[slice, Tensor, Tensor | None]
-"""Which heads, their shares, their factors."""
+"""Which heads, their shares, their mask."""
 
 
 def _beside(tensor_BHLW: Tensor) -> Tensor:

@@ -53,14 +53,35 @@ def dropout_factors(
         dtype: Of the result.
         generator: Of the random bits; None: torch's own.
     """
-    num_dropped = round(probability * _STEPS)
+    return kept_mask(shape, probability, dtype, generator).mul_(kept_scale(probability))
+
+
+def kept_mask(
+    shape: torch.Size,
+    probability: float,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "..."]:
+    """Draw `dropout_factors` that are not scaled yet: 0, or 1; arguments as there."""
+    num_dropped = _num_dropped(probability)
     if num_dropped in (0, _STEPS):
         return torch.full(shape, float(num_dropped == 0), dtype=dtype)
     words = _random_words(-(-shape.numel() // 4), generator)
     lanes = words.view(torch.int16)[: shape.numel()].view(shape)
     lowest_kept = _LOWEST + num_dropped
     is_kept = lanes.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
-    return is_kept.to(dtype).mul_(_STEPS / (_STEPS - num_dropped))
+    return is_kept.to(dtype)
+
+
+def kept_scale(probability: float) -> float:
+    """Return what dropout multiplies by what is kept: 1 / (1 - probability); 1 for nothing."""
+    num_dropped = _num_dropped(probability)
+    return 1.0 if num_dropped == _STEPS else _STEPS / (_STEPS - num_dropped)
+
+
+def _num_dropped(probability: float) -> int:
+    """Return how many of all values of 16 bits stand for a 0."""
+    return round(probability * _STEPS)
 
 
 def _random_words(count: int, generator: torch.Generator | None) -> Tensor:

@@ -216,7 +216,7 @@ class Encoder(IdbertPreTrainedModel):  # type: ignore[no-untyped-call]
     @property
     def _can_ask(self) -> bool:
         """Say whether the last layer can be computed at some positions alone."""
-        return self.relative_positions is None and self.config.residual_scores == "none"
+        return self.config.residual_scores == "none"
 
     def _context(
         self,

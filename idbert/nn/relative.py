@@ -10,10 +10,11 @@ sinusoids of all distances between its queries and those keys are one small matr
 row, read one step further left than the row above, is a row of the band: a view by strides.
 
 `relative_scores` and `relative_values` are each other's adjoints (the gradient of one is the
-other), so that neither keeps a tensor for its backward pass.
+other), so that neither keeps a tensor for its backward pass. `spread` and `collect` are what they
+compute, for those who know the gradients by themselves.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,31 +54,63 @@ class RelativeDistances:
         """Return the row of `table_PW` of each distance."""
         return distances.clamp(-self.behind, self.ahead) + self.behind
 
+    def at(self, queries_BQ: Int64[Tensor, "B Q"]) -> "DistancesOfSome":
+        """Return the distances from some positions of each sequence to all."""
+        position_L = torch.arange(self.length, device=queries_BQ.device)
+        return DistancesOfSome(self.table_PW, self.bucket(position_L - queries_BQ[:, :, None]))
+
+
+@dataclass(frozen=True)
+class DistancesOfSome:
+    """The distances from a few queries of each sequence to all positions, which form no pattern.
+
+    Attributes:
+        table_PW: As in `RelativeDistances`.
+        buckets_BQL: The bucket of key j seen from a query.
+    """
+
+    table_PW: Float[Tensor, "P W"]
+    buckets_BQL: Int64[Tensor, "B Q L"]
+
+    def buckets(self, num_heads: int) -> Int64[Tensor, "B H Q L"]:
+        """Return the buckets for each head."""
+        return self.buckets_BQL[:, None].expand(-1, num_heads, -1, -1)
+
 
 def relative_scores(
-    query_BHLW: Float[Tensor, "B H L W"],
-    distances: RelativeDistances,
-    onto: Float[Tensor, "B H L L"] | None = None,
-) -> Float[Tensor, "B H L L"]:
+    query_BHQW: Float[Tensor, "B H Q W"],
+    distances: RelativeDistances | DistancesOfSome,
+    onto: Float[Tensor, "B H Q L"] | None = None,
+) -> Float[Tensor, "B H Q L"]:
     """Return q_i . R_ij for each query i and key j, R_ij being the sinusoid of their distance.
 
     Args:
-        query_BHLW: The queries q_i.
-        distances: Between all positions.
-        onto: Scores to which the result is added in place: one [B, H, L, L] tensor less. Nothing
-            may need their former values, nor may they be a leaf of the graph.
+        query_BHQW: The queries q_i.
+        distances: Between all positions, or from these queries to all.
+        onto: Scores to which the result is added in place, where all positions are queries: one
+            [B, H, L, L] tensor less. Nothing may need their former values, nor may they be a leaf
+            of the graph.
     """
+    if isinstance(distances, DistancesOfSome):
+        products_BHQP = query_BHQW @ distances.table_PW.T.to(query_BHQW.dtype)
+        added = products_BHQP.gather(3, distances.buckets(query_BHQW.shape[1]))
+        return added if onto is None else onto + added
     scores: Tensor = _RelativeScores.apply(  # type: ignore[no-untyped-call]
-        query_BHLW, onto, distances
+        query_BHQW, onto, distances
     )
     return scores
 
 
 def relative_values(
-    shares_BHLL: Float[Tensor, "B H L L"], distances: RelativeDistances
-) -> Float[Tensor, "B H L W"]:
+    shares_BHQL: Float[Tensor, "B H Q L"], distances: RelativeDistances | DistancesOfSome
+) -> Float[Tensor, "B H Q W"]:
     """Return sum over j of shares_ij R_ij for each query i."""
-    values: Tensor = _RelativeValues.apply(shares_BHLL, distances)  # type: ignore[no-untyped-call]
+    if isinstance(distances, DistancesOfSome):
+        of_bucket_BHQP = shares_BHQL.new_zeros(*shares_BHQL.shape[:3], len(distances.table_PW))
+        buckets_BHQL = distances.buckets(shares_BHQL.shape[1])
+        of_bucket_BHQP = of_bucket_BHQP.scatter_add(3, buckets_BHQL, shares_BHQL)
+        return of_bucket_BHQP @ distances.table_PW.to(shares_BHQL.dtype)
+    values: Tensor = _RelativeValues.apply(shares_BHQL, distances)  # type: ignore[no-untyped-call]
     return values
 
 
@@ -124,7 +157,7 @@ def relative_table(max_distance: int, width: int) -> Float[Tensor, "P W"]:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Successive queries, the keys in their band, and the sinusoids from the ones to the others.
 
     Attributes:
@@ -151,7 +184,9 @@ class _Block:
         )
 
 
-def _blocks(distances: RelativeDistances, dtype: torch.dtype) -> Iterator[_Block]:
+def blocks_of(distances: RelativeDistances, dtype: torch.dtype) -> list[Block]:
+    """Return the blocks of all queries, with tables in the dtype."""
+    blocks = []
     length, device = distances.length, distances.table_PW.device
     step = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
     for start in range(0, length, step):
@@ -159,7 +194,8 @@ def _blocks(distances: RelativeDistances, dtype: torch.dtype) -> Iterator[_Block
         first, last = max(start - distances.behind, 0), min(stop + distances.ahead, length)
         reach = torch.arange(first - stop, last - start + 1, device=device)
         table = distances.table_PW[distances.bucket(reach)].to(dtype)
-        yield _Block(slice(start, stop), slice(first, last), table)
+        blocks.append(Block(slice(start, stop), slice(first, last), table))
+    return blocks
 
 
 class _RelativeScores(torch.autograd.Function):
@@ -170,13 +206,14 @@ class _RelativeScores(torch.autograd.Function):
         ctx.distances = distances
         if onto is not None:
             ctx.mark_dirty(onto)
-        return _spread(query_BHLW, distances, onto)
+        return spread(query_BHLW, blocks_of(distances, query_BHLW.dtype), onto)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHLL: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         query, onto, _ = ctx.needs_input_grad
-        gradient_BHLW = _collect(gradient_BHLL, ctx.distances) if query else None
+        blocks = blocks_of(ctx.distances, gradient_BHLL.dtype)
+        gradient_BHLW = collect(gradient_BHLL, blocks) if query else None
         return gradient_BHLW, gradient_BHLL if onto else None, None
 
 
@@ -184,24 +221,26 @@ class _RelativeValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shares_BHLL: Tensor, distances: RelativeDistances) -> Tensor:
         ctx.distances = distances
-        return _collect(shares_BHLL, distances)
+        return collect(shares_BHLL, blocks_of(distances, shares_BHLL.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHLW: Tensor) -> tuple[Tensor, None]:
-        return _spread(gradient_BHLW, ctx.distances), None
+        return spread(gradient_BHLW, blocks_of(ctx.distances, gradient_BHLW.dtype)), None
 
 
-def _spread(
-    vectors_BHLW: Tensor, distances: RelativeDistances, onto: Tensor | None = None
-) -> Tensor:
-    """Return x_i . R_ij for each query i and key j, or add it to what is there."""
+def spread(
+    vectors_BHLW: Float[Tensor, "B H L W"],
+    blocks: Sequence[Block],
+    onto: Float[Tensor, "B H L L"] | None = None,
+) -> Float[Tensor, "B H L L"]:
+    """Return x_i . R_ij for each query i and key j, or add it in place to what is there."""
     batch_size, heads, length, _ = vectors_BHLW.shape
     write: Callable[[Tensor, Tensor], Tensor] = Tensor.copy_ if onto is None else Tensor.add_
     scores_BHLL = (
         vectors_BHLW.new_empty(batch_size, heads, length, length) if onto is None else onto
     )
-    for block in _blocks(distances, vectors_BHLW.dtype):
+    for block in blocks:
         products = (vectors_BHLW[:, :, block.queries] @ block.table.T).contiguous()
         rows = scores_BHLL[:, :, block.queries]
         write(rows[..., block.keys], block.band(products))
@@ -210,11 +249,13 @@ def _spread(
     return scores_BHLL
 
 
-def _collect(shares_BHLL: Tensor, distances: RelativeDistances) -> Tensor:
-    """Return sum over j of shares_ij R_ij."""
+def collect(
+    shares_BHLL: Float[Tensor, "B H L L"], blocks: Sequence[Block]
+) -> Float[Tensor, "B H L W"]:
+    """Return sum over j of shares_ij R_ij for each query i."""
     batch_size, heads, length, _ = shares_BHLL.shape
-    values_BHLW = shares_BHLL.new_empty(batch_size, heads, length, distances.table_PW.shape[1])
-    for block in _blocks(distances, shares_BHLL.dtype):
+    values_BHLW = shares_BHLL.new_empty(batch_size, heads, length, blocks[0].table.shape[1])
+    for block in blocks:
         rows = shares_BHLL[:, :, block.queries]
         weights = rows.new_zeros(*rows.shape[:3], len(block.table))
         block.band(weights).copy_(rows[..., block.keys])

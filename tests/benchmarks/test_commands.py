@@ -21,6 +21,7 @@ from benchmarks import (
     inference_work,
     memory,
     memory_work,
+    quality,
     training,
     training_work,
 )
@@ -112,10 +113,22 @@ def test_inference(page: Path):
 def test_quality(page: Path):
     out = page.parent / "trainings"
     rows = run("quality", page, "--seeds", "1", "--out", str(out))
-    assert set(rows) == {"", "idbert", "torch's operations, float32", "the first less the second"}
+    plain = "torch's operations, float32"
+    assert list(rows) == ["", "idbert", plain, f"idbert less {plain}"]
     assert all(float(rows[name][0].split()[0]) > 0 for name in ("idbert", list(rows)[2]))
     losses = [RunDir.open(out / f"{path}-1").read_config()["loss"]["name"] for path in PATHS]
     assert losses == ["chunked", "full"]
+
+
+def test_quality_shares_a_training_out_among_processes():
+    options = Namespace(processes=2, threads=1, recipe="r.yaml", epochs=1, small=False)
+    options.attention_dropout = 0.1
+    alone, shared = (
+        quality.command_of(way, 1, Path("run"), Path("log"), options)
+        for way in (quality.OURS, quality.SHARED)
+    )
+    assert shared[2:6] == ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    assert shared[7:] == alone[2:]
 
 
 def test_study(page: Path):

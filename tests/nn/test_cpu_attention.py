@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from idbert.nn import cpu_attention as subject
+from idbert.nn.attention import eager_attention
 from idbert.nn.cpu_attention import cpu_attention, packed_attention
 from idbert.nn.products import fast_products
+from idbert.nn.relative import RelativePositions
 
 MASKS = ("none", "padding", "causal", "causal and padding")
 
@@ -22,12 +24,16 @@ def mask_of(name, num_sequences=3, length=9):
     return real[:, None, None, :] if "padding" in name else None, "causal" in name
 
 
+def shown(visible, is_causal, length=9):
+    """Return where may be looked, with later keys hidden too if they are to be."""
+    if not is_causal:
+        return visible
+    not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    return not_later if visible is None else visible & not_later
+
+
 def fused(query, key, value, visible, is_causal):
-    length = query.shape[2]
-    if is_causal:
-        not_later = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
-        visible = not_later if visible is None else visible & not_later
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=shown(visible, is_causal))
 
 
 @pytest.fixture(params=["kept, whole", "kept, head by head", "computed again"])
@@ -58,15 +64,19 @@ def test_it_is_torch_s_attention_and_so_are_its_gradients(mask):
 
 @pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize("mask", MASKS)
-def test_packed_queries_keys_and_values_are_attended_to_as_apart(mask):
+@pytest.mark.parametrize("max_distance", [None, 2])
+def test_packed_queries_keys_and_values_are_attended_to_as_apart(mask, max_distance):
     visible, is_causal = mask_of(mask)
+    more = {"is_causal": is_causal, "dropout": 0.3}
+    if max_distance:
+        more["distances"] = RelativePositions(max_distance, 4)(9, is_causal=is_causal)
     packed = torch.cat([_beside(tensor) for tensor in inputs()], dim=2).detach().requires_grad_()
     torch.manual_seed(1)
-    attended = packed_attention(packed, 2, visible, is_causal=is_causal, dropout=0.3)
+    attended = packed_attention(packed, 2, visible, **more)
     (attended * torch.arange(9.0)[:, None]).sum().backward()
     tensors = inputs()
     torch.manual_seed(1)
-    apart = cpu_attention(*tensors, visible, is_causal=is_causal, dropout=0.3)
+    apart = cpu_attention(*tensors, visible, **more)
     (apart * torch.arange(9.0)[:, None]).sum().backward()
     assert torch.equal(attended, _beside(apart))
     assert torch.equal(packed.grad, torch.cat([_beside(tensor.grad) for tensor in tensors], dim=2))
@@ -124,3 +134,34 @@ def test_it_is_taken_where_it_is_faster_alone():
         assert subject.suits(query, 0.0) is subject.products_are_fast()
         assert not subject.suits(query.bfloat16(), 0.0)
         assert subject.suits(query.bfloat16().requires_grad_(), 0.0)
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("max_distance", [2, 20])
+def test_with_distances_it_is_nezha_s_attention_and_so_are_its_gradients(mask, max_distance):
+    visible, is_causal = mask_of(mask)
+    distances = RelativePositions(max_distance, 4)(9, is_causal=is_causal)
+    results = []
+    for attention in (
+        lambda *tensors: cpu_attention(*tensors, visible, is_causal=is_causal, distances=distances),
+        lambda *tensors: eager_attention(*tensors, shown(visible, is_causal), distances),
+    ):
+        tensors = inputs()
+        attended = attention(*tensors)
+        (attended * torch.arange(9.0)[:, None]).sum().backward()
+        results.append([attended, *(tensor.grad for tensor in tensors)])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("limits")
+def test_nezha_s_gradients_meet_the_dropout_of_the_forward_pass():
+    visible, _ = mask_of("padding")
+    distances = RelativePositions(3, 4)(9, is_causal=False)
+
+    def drawn(*tensors):
+        torch.manual_seed(3)
+        return cpu_attention(*tensors, visible, dropout=0.4, distances=distances)
+
+    assert torch.autograd.gradcheck(drawn, inputs(torch.float64))

@@ -86,6 +86,7 @@ def test_one_column_of_numbers_and_text_is_refused(tmp_path: Path) -> None:
         ("rec_finetune", ["--config=nowhere.yaml"], ["File does not exist", "nowhere.yaml"]),
         ("rec_evaluate", ["--part=train"], ["part", "'validation', 'test'", "train"]),
         ("rec_evaluate", ["--compare=runs/a"], ["compare", "Write a list in brackets: '[a, b]'"]),
+        ("rec_evaluate", ["--cutoffs=[50,0]"], ["cutoffs are lengths of lists", "got 0"]),
         ("rec_recommend", ["--k=ten"], ["k", "int", "ten"]),
         ("rec_recommend", ["--items=a", "--users=b"], ["leave histories and users out"]),
         ("rec_recommend", ["--output=best.xls"], ["must end in .csv or .parquet"]),

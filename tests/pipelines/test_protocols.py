@@ -20,6 +20,14 @@ def test_the_evaluation_leaves_ease_out_where_it_is_told_to(world: World, copied
     assert "| EASE" not in finished.out and "EASE is left out" in finished.err
 
 
+def test_longer_lists_are_measured_where_they_are_asked_for(world: World, copied: Path) -> None:
+    out = succeed("rec_evaluate", "--run", copied, "--cutoffs=[50,3]").out
+    assert re.search(r"\| +\| NDCG@3 +\| Recall@3 +\| NDCG@50 +\| Recall@50 +\|", out)
+    found = json.loads((copied / "metrics.json").read_text())["test"]["popularity"]["metrics"]
+    assert found["recall@3"] < 1 == found["recall@50"], "all of the few items are in 50"
+    assert found["recall@1"] <= found["recall@3"] <= found["recall@5"]
+
+
 def test_a_run_that_is_called_as_a_baseline_is_told_from_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

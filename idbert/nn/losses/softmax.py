@@ -136,7 +136,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
             loss = hidden_MD.new_zeros((), dtype=wide)
             if with_gradients:
                 hidden_grad_MD = torch.empty_like(hidden_MD)
-                weight_grad_VD = torch.zeros_like(weight_VD, dtype=wide)
+                # lying down: its products take a seventh less time than those of [V, D]
+                weight_grad_DV = weight_VD.new_zeros(weight_VD.shape[::-1], dtype=wide)
                 bias_grad_V = torch.zeros_like(bias_V, dtype=wide)
             if smoothing:
                 mean_D = weight_VD[first_row:].mean(0, dtype=wide)
@@ -171,17 +172,22 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     bias_grad_V += grad_PV.sum(0)
                     narrow_PV = grad_PV.to(product)
                     hidden_grad_MD[chunk] = (narrow_PV @ narrow_VD)[:count]
-                    weight_grad_VD += narrow_PV.T @ chunk_PD
+                    if product == wide:
+                        weight_grad_DV.addmm_(chunk_PD.T, narrow_PV)
+                    else:
+                        weight_grad_DV += chunk_PD.T @ narrow_PV
                     if smoothing:
                         hidden_grad_MD[chunk] -= (smoothing * weight_M1 * mean_D).to(
                             hidden_MD.dtype
                         )
                         share_M1 = weight_M1 * (smoothing / num_items)
-                        weight_grad_VD[first_row:] -= (share_M1 * wide_MD).sum(0)
+                        weight_grad_DV[:, first_row:] -= (share_M1 * wide_MD).sum(0)[:, None]
                         bias_grad_V[first_row:] -= share_M1.sum()
         if with_gradients:
             ctx.save_for_backward(
-                hidden_grad_MD, weight_grad_VD.to(weight_VD.dtype), bias_grad_V.to(bias_V.dtype)
+                hidden_grad_MD,
+                weight_grad_DV.T.contiguous().to(weight_VD.dtype),
+                bias_grad_V.to(bias_V.dtype),
             )
         return loss
 
