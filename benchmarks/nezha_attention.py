@@ -130,10 +130,8 @@ def resident_kib(name: str) -> int:
 def step_of(form: str, options: argparse.Namespace) -> Callable[[], None]:
     """Make the inputs of one form of attention, and return its forward and backward pass."""
     torch.manual_seed(0)
-    batch_size, length, heads, width = (
-        *(options.batch_size, options.lengths[0]),
-        *(options.heads, options.width),
-    )
+    batch_size, length = options.batch_size, options.lengths[0]
+    heads, width = options.heads, options.width
     inputs = [
         torch.randn(batch_size, length, heads, width).requires_grad_() for _ in range(3)
     ]  # as a Linear returns them

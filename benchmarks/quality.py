@@ -35,9 +35,14 @@ SMALL_MODEL = "--model.hidden_size 8 --model.num_layers 1 --sequences.max_length
 
 def train(way: str, seed: int, data: Path, options: argparse.Namespace) -> RunDir:
     """Train in one way with one seed, or open what an earlier call has trained."""
-    run = options.out / f"{way}-{seed}"
+    run = options.out / name_of_run(way, seed, options)
     subprocess.run(command_of(way, seed, run, data, options), check=True)
     return RunDir.open(run)
+
+
+def name_of_run(way: str, seed: int, options: argparse.Namespace) -> str:
+    """Return what the folder of a training is called."""
+    return f"{way}-{options.processes}-{seed}" if way == SHARED else f"{way}-{seed}"
 
 
 def command_of(
@@ -59,7 +64,7 @@ def command_of(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train by both ways with every seed, and publish the table."""
+    """Train in all ways with every seed, and publish the table."""
     parser = report.new_parser(__doc__)
     parser.add_argument("--data", default="ml-100k", help="parquet of a log, or ml-100k")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
@@ -86,7 +91,9 @@ def publish(
 
     def of(way: str, metric: str) -> np.ndarray[Any, Any]:
         """Return each seed's value of each user, [seeds, U]."""
-        return np.stack([per_user[f"{way}-{seed}"][metric] for seed in options.seeds])
+        return np.stack(
+            [per_user[name_of_run(way, seed, options)][metric] for seed in options.seeds]
+        )
 
     rows = []
     for way in ways:

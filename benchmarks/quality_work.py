@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idbert.nn.attention import SelfAttention
 from pipelines import rec_pretrain
 from pipelines.cli import run_command
 
@@ -35,7 +36,7 @@ def plain_operations() -> Iterator[None]:
         mock.patch("idbert.nn.products.onednn_is_faster", lambda: False),
         mock.patch("idbert.nn.dropout.dropout", F.dropout),
         mock.patch("idbert.nn.attention.drop", F.dropout),
-        mock.patch("idbert.nn.attention.suits", lambda query, probability, has_bias=False: False),
+        mock.patch.object(SelfAttention, "_suits_cpu_attention", lambda *_: False),
         mock.patch("idbert.nn.item_models.asked_at", everywhere),
     ):
         yield

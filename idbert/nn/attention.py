@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 
-from idbert.nn.asked import Asked, at_positions
+from idbert.nn.asked import WORTHWHILE_SHARE, Asked, at_positions
 from idbert.nn.cpu_attention import cpu_attention, packed_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
@@ -115,6 +115,11 @@ class SelfAttention(nn.Module):
             None where none are handed on.
         """
         dropout = self.dropout if self.training else 0.0
+        if asked is not None and _pattern(context) is not None:
+            # Bands of distances are cheaper than a lookup of each, where many are asked for.
+            if asked.positions_BQ.shape[1] > WORTHWHILE_SHARE * hidden_BLD.shape[1]:
+                attended_BLD, _ = self.forward(hidden_BLD, context)
+                return asked.of(attended_BLD), None
         if asked is None and self._can_be_packed(hidden_BLD, context, dropout):
             attended_BLD = packed_attention(
                 self._packed(hidden_BLD),
@@ -178,10 +183,7 @@ class SelfAttention(nn.Module):
         """Say whether `cpu_attention` can compute this, and is faster."""
         if self.is_fused:
             return suits(x, dropout, has_bias=self.time_bias is not None)
-        keeps_precision = (
-            x.dtype != torch.bfloat16 or x.requires_grad
-        )  # its scores are in the dtype
-        return x.is_cpu and keeps_precision and not self.hands_on and _pattern(context) is not None
+        return x.is_cpu and not self.hands_on and _pattern(context) is not None
 
     def _can_be_packed(self, hidden_BLD: Tensor, context: AttentionContext, dropout: float) -> bool:
         """Say whether one product is to give queries, keys and values.

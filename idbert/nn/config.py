@@ -83,7 +83,8 @@ class LayerSettings:
     """Dropout on attention probabilities. Above 0 it leaves the fast kernel."""
 
     attention: AttentionName = "auto"
-    """sdpa: fused kernels; eager: plain matrix products. auto: sdpa where it can be."""
+    """sdpa: fused kernels; eager: plain matrix products, for NEZHA on a CPU some heads at a time.
+    auto: sdpa where it can be."""
 
     residual_scores: ResidualScores = "none"
     """RealFormer: every layer adds the attention scores of those below it to its own. sum: as they

@@ -12,6 +12,9 @@ row, read one step further left than the row above, is a row of the band: a view
 `relative_scores` and `relative_values` are each other's adjoints (the gradient of one is the
 other), so that neither keeps a tensor for its backward pass. `spread` and `collect` are what they
 compute, for those who know the gradients by themselves.
+
+A few queries of each sequence, which do not follow each other, look the distances up instead: see
+`DistancesOfSome`.
 """
 
 from collections.abc import Callable, Sequence
@@ -93,8 +96,11 @@ def relative_scores(
     """
     if isinstance(distances, DistancesOfSome):
         products_BHQP = query_BHQW @ distances.table_PW.T.to(query_BHQW.dtype)
-        added = products_BHQP.gather(3, distances.buckets(query_BHQW.shape[1]))
-        return added if onto is None else onto + added
+        # In float32 at least, since many keys share a bucket, and their gradients are summed.
+        wide_BHQP = products_BHQP.to(torch.promote_types(products_BHQP.dtype, torch.float32))
+        wide_BHQL = wide_BHQP.gather(3, distances.buckets(query_BHQW.shape[1]))
+        added_BHQL = wide_BHQL.to(products_BHQP.dtype)
+        return added_BHQL if onto is None else onto + added_BHQL
     scores: Tensor = _RelativeScores.apply(  # type: ignore[no-untyped-call]
         query_BHQW, onto, distances
     )
@@ -106,10 +112,12 @@ def relative_values(
 ) -> Float[Tensor, "B H Q W"]:
     """Return sum over j of shares_ij R_ij for each query i."""
     if isinstance(distances, DistancesOfSome):
-        of_bucket_BHQP = shares_BHQL.new_zeros(*shares_BHQL.shape[:3], len(distances.table_PW))
+        dtype = shares_BHQL.dtype
+        wide_BHQL = shares_BHQL.to(torch.promote_types(dtype, torch.float32))
+        sums_BHQP = wide_BHQL.new_zeros(*shares_BHQL.shape[:3], len(distances.table_PW))
         buckets_BHQL = distances.buckets(shares_BHQL.shape[1])
-        of_bucket_BHQP = of_bucket_BHQP.scatter_add(3, buckets_BHQL, shares_BHQL)
-        return of_bucket_BHQP @ distances.table_PW.to(shares_BHQL.dtype)
+        sums_BHQP = sums_BHQP.scatter_add(3, buckets_BHQL, wide_BHQL)
+        return sums_BHQP.to(dtype) @ distances.table_PW.to(dtype)
     values: Tensor = _RelativeValues.apply(shares_BHQL, distances)  # type: ignore[no-untyped-call]
     return values
 

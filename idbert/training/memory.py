@@ -17,6 +17,8 @@ from idbert.evaluation.ranks import BYTES_PER_SCORE, users_per_chunk
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.masking import MaskingSettings
 from idbert.inputs.sequences import Sequences
+from idbert.nn.cpu_attention import NUM_AT_ONCE, NUM_KEPT
+from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.item_models import ItemModel
 from idbert.nn.losses.binary import BinaryLoss
 from idbert.nn.losses.catalogue import ChunkedSoftmax, usual_chunk
@@ -188,10 +190,6 @@ def workload_of(
     elif isinstance(loss, ChunkedSoftmax):
         usual = usual_chunk(config.vocab_size, device_type(settings.device))
         scored, copies = min(targets, loss.chunk_size or usual), 2
-    is_fused = config._attn_implementation != "eager" and not config.attention_probs_dropout_prob
-    is_fused &= config.time_bias == "none"
-    # Of the time bias every layer reads one matrix of buckets, and adds one of biases a head.
-    matrices = 0 if is_fused else config.num_attention_heads + (config.time_bias != "none")
     return Workload(
         rows=config.vocab_size,
         width=config.hidden_size,
@@ -200,7 +198,7 @@ def workload_of(
         inner_width=config.intermediate_size * (1 if config.feed_forward == "plain" else 2),
         gate_width=0 if config.layer_residual == "plain" else _GATE_WIDTHS * config.hidden_size,
         positions=positions,
-        matrix_columns=matrices * longest,
+        matrix_columns=_matrix_columns(config, positions, longest, device_type(settings.device)),
         targets=targets,
         scored_targets=scored,
         scores_of_target=per_target,
@@ -213,6 +211,23 @@ def workload_of(
         several_processes=size > 1,
         users=users,
     )
+
+
+def _matrix_columns(config: EncoderConfig, positions: int, longest: int, device: str) -> int:
+    """Return how many numbers of a position are in the attention matrices of a layer."""
+    is_plain = config._attn_implementation == "eager"
+    has_bias = config.time_bias != "none"
+    if not (is_plain or has_bias or config.attention_probs_dropout_prob):
+        return 0
+    columns = config.num_attention_heads * longest
+    is_nezha = config.max_relative_position is not None
+    has_residual_scores = config.residual_scores != "none"
+    if device == "cpu" and (not is_plain or (is_nezha and not has_residual_scores)):
+        # Some heads at a time; what is large is computed once more for the gradients.
+        is_kept = columns * positions <= NUM_KEPT
+        columns = columns if is_kept else min(columns, ceil(NUM_AT_ONCE / positions))
+    # Of the time bias every layer reads one matrix of buckets, and adds one of biases a head.
+    return columns + longest * has_bias
 
 
 def check_memory(

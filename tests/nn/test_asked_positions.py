@@ -9,6 +9,7 @@ from idbert.nn.config import EncoderSettings
 from idbert.nn.fusion import FusionSettings
 from idbert.nn.item_models import MaskedItemModel, NextItemModel
 from idbert.nn.products import fast_products, rounded_rows
+from idbert.nn.relative import RelativeDistances
 from idbert.nn.time_bias import TimeBiasSettings
 from idbert.nn.word_config import WordEncoderSettings
 from idbert.nn.word_models import MaskedWordModel
@@ -20,7 +21,13 @@ ENCODERS = {
     "gated layers": {"feed_forward": "gated", "layer_residual": "gated"},
     "plain products": {"attention": "eager"},
     "residual scores": {"residual_scores": "sum"},
-    "NEZHA": {"kind": "nezha", "max_length": None},
+    "NEZHA": {"kind": "nezha", "max_length": None, "max_relative_position": 3},
+    "NEZHA and time bias": {
+        "kind": "nezha",
+        "max_length": None,
+        "max_relative_position": 3,
+        "time_bias": TimeBiasSettings("log"),
+    },
     "time bias": {"time_bias": TimeBiasSettings("log")},
     "fused layers": {"fusion": FusionSettings(name="softmax")},
 }
@@ -78,6 +85,23 @@ def test_loss_and_gradients_are_those_of_the_whole_layer(
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("model_class", [MaskedItemModel, NextItemModel])
+def test_nezha_looks_no_distance_up_where_a_sequence_is_asked_for_everywhere(
+    monkeypatch, model_class
+):
+    model, inputs = build(model_class, **ENCODERS["NEZHA"]), batch()
+    inputs["labels"][0] = inputs["input_ids"][0]
+    looked_up = []
+    at = RelativeDistances.at
+    monkeypatch.setattr(RelativeDistances, "at", lambda *given: looked_up.append(1) or at(*given))
+    asked = loss_and_gradients(model, inputs)
+    assert not looked_up
+    monkeypatch.setattr(asked_module, "WORTHWHILE_SHARE", 0.0)
+    whole = loss_and_gradients(model, inputs)
+    for ours, theirs in zip(asked, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_states_are_those_at_the_positions(name):
     model = build(NextItemModel, **ENCODERS[name])
@@ -90,8 +114,9 @@ def test_the_states_are_those_at_the_positions(name):
     torch.testing.assert_close(asked, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_last_layer_computes_no_more_than_its_targets_need():
-    model, inputs = build(MaskedItemModel), batch()
+@pytest.mark.parametrize("name", ["post-LN", "NEZHA"])
+def test_the_last_layer_computes_no_more_than_its_targets_need(name):
+    model, inputs = build(MaskedItemModel, **ENCODERS[name]), batch()
     seen = []
     for layer in model.backbone.encoder.encoder.layer:
         layer.intermediate.register_forward_hook(

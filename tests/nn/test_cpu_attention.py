@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from idbert.nn import cpu_attention as subject
-from idbert.nn.attention import eager_attention
+from idbert.nn.attention import SelfAttention, eager_attention
+from idbert.nn.config import EncoderSettings
 from idbert.nn.cpu_attention import cpu_attention, packed_attention
+from idbert.nn.item_models import NextItemModel
 from idbert.nn.products import fast_products
 from idbert.nn.relative import RelativePositions
+from idbert.nn.time_bias import TimeBiasSettings
 
 MASKS = ("none", "padding", "causal", "causal and padding")
 
@@ -165,3 +168,61 @@ def test_nezha_s_gradients_meet_the_dropout_of_the_forward_pass():
         return cpu_attention(*tensors, visible, dropout=0.4, distances=distances)
 
     assert torch.autograd.gradcheck(drawn, inputs(torch.float64))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_blocks_of_distances_are_joined(is_causal):
+    """70 positions are three blocks of queries."""
+    distances = RelativePositions(5, 4)(70, is_causal=is_causal)
+    results = []
+    for attention in (
+        lambda *tensors: cpu_attention(*tensors, is_causal=is_causal, distances=distances),
+        lambda *tensors: eager_attention(*tensors, shown(None, is_causal, 70), distances),
+    ):
+        tensors = inputs(torch.float64, shape=(2, 2, 70, 4))
+        attended = attention(*tensors)
+        (attended * torch.arange(70.0)[:, None]).sum().backward()
+        results.append([attended, *(tensor.grad for tensor in tensors)])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_bfloat16_with_distances_is_that_of_float32_but_for_rounding():
+    distances = RelativePositions(3, 4)(9, is_causal=False)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        tensors = [one.detach().to(dtype).requires_grad_() for one in inputs()]
+        attended = cpu_attention(*tensors, distances=distances)
+        attended.sum().backward()
+        assert attended.dtype == dtype
+        results.append([attended, *(tensor.grad for tensor in tensors)])
+    for wide, narrow in zip(*results, strict=True):
+        torch.testing.assert_close(narrow.float(), wide, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("time_bias", ["none", "log"])
+def test_encoders_of_nezha_attend_by_it_as_by_plain_operations(monkeypatch, time_bias):
+    settings = {"kind": "nezha", "max_length": None, "max_relative_position": 3}
+    settings |= {"hidden_size": 16, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    model = NextItemModel.build(
+        EncoderSettings(**settings, time_bias=TimeBiasSettings(time_bias)), vocab_size=40
+    ).eval()
+    ids = torch.randint(4, 40, (3, 11), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    batch |= {"timestamps": ids * 1000} if time_bias == "log" else {}
+    results, calls = [], []
+    whole = subject._attend
+    monkeypatch.setattr(
+        subject, "_attend", lambda *given, **more: calls.append(1) or whole(*given, **more)
+    )
+    for is_plain in (False, True):
+        if is_plain:
+            monkeypatch.setattr(SelfAttention, "_suits_cpu_attention", lambda *_: False)
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        assert len(calls) == 2, "once a layer, and not by plain operations"
+        results.append([loss, *(p.grad for p in model.parameters() if p.grad is not None)])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)

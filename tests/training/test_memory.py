@@ -16,6 +16,7 @@ from idbert.errors import ConfigError
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.sequences import Sequences
 from idbert.nn.config import EncoderSettings
+from idbert.nn.cpu_attention import NUM_AT_ONCE
 from idbert.nn.item_models import NextItemModel
 from idbert.nn.losses.catalogue import LossSettings
 from idbert.nn.time_bias import TimeBiasSettings
@@ -263,3 +264,19 @@ def test_a_time_bias_keeps_matrices_of_attention():
         model = NextItemModel.build(settings, vocab_size=500)
     work = workload_of(model, sequences, None, BatchSettings(), TrainingSettings(), 0)
     assert work.matrix_columns == (2 + 1) * 50
+
+
+@pytest.mark.parametrize("settings", [{"kind": "nezha"}, {"attention_dropout": 0.1}])
+def test_on_a_processor_no_large_matrices_of_attention_are_kept(settings):
+    sequences = Sequences.from_histories([list(range(4, 204))] * 200)
+    with torch.device("meta"):
+        sizes = {"hidden_size": 64, "num_heads": 2}
+        model = NextItemModel.build(EncoderSettings(**sizes, **settings), vocab_size=500)
+
+    def columns(token_budget):
+        batches = BatchSettings(token_budget=token_budget)
+        work = workload_of(model, sequences, None, batches, TrainingSettings(device="cpu"), users=0)
+        return work.matrix_columns
+
+    assert columns(2_000) == 2 * 200
+    assert columns(20_000) == -(-NUM_AT_ONCE // 20_000) < 2 * 200

@@ -185,17 +185,17 @@ class _ChunkedSoftmax(torch.autograd.Function):
                         bias_grad_V[first_row:] -= share_M1.sum()
         if with_gradients:
             ctx.save_for_backward(
-                hidden_grad_MD,
-                weight_grad_DV.T.contiguous().to(weight_VD.dtype),
-                bias_grad_V.to(bias_V.dtype),
+                hidden_grad_MD, weight_grad_DV.to(weight_VD.dtype), bias_grad_V.to(bias_V.dtype)
             )
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_grad_MD, weight_grad_VD, bias_grad_V = ctx.saved_tensors
-        gradients = (hidden_grad_MD * grad, weight_grad_VD * grad, bias_grad_V * grad)
+        hidden_grad_MD, weight_grad_DV, bias_grad_V = ctx.saved_tensors
+        weight_grad_VD = weight_grad_DV.new_empty(weight_grad_DV.shape[::-1])
+        weight_grad_VD = torch.mul(weight_grad_DV.T, grad, out=weight_grad_VD)
+        gradients = (hidden_grad_MD * grad, weight_grad_VD, bias_grad_V * grad)
         return (*gradients, None, None, None, None, None, None)
 
 
