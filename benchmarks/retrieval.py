@@ -28,7 +28,8 @@ from benchmarks.quiet import Windows, in_turn, quiet_ones
 from idbert.retrieval.exact import ExactIndex
 from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.index_choice import ChoiceSettings, choose_index
-from idbert.retrieval.index_recall import RecallCurve, recall_chart, recall_of_each
+from idbert.retrieval.index_recall import RecallCurve, recall_of_each
+from idbert.retrieval.recall_chart import recall_chart
 
 K = 10
 BATCHES = (1, 256)

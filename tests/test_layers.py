@@ -66,3 +66,25 @@ def test_faiss_is_imported_in_one_file():
 def test_a_reversed_arrow_is_found():
     assert layer("idbert.nn.encoder") == "nn" and layer("idbert.errors") == TOP
     assert "nn" not in ALLOWED["idbert.inputs"]
+
+
+def imported_on_loading(path: Path) -> set[str]:
+    """Return what a file imports where it is loaded, not inside its functions."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
+
+
+def test_import_idbert_brings_no_library_of_plots():
+    waiting, seen = ["idbert"], {}
+    while waiting:
+        module = waiting.pop()
+        file = ROOT.joinpath(*module.split("."))
+        path = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        if module in seen or not path.exists():
+            continue
+        seen[module] = imported_on_loading(path)
+        waiting += [name for name in seen[module] if name.split(".")[0] == "idbert"]
+    assert "idbert.retrieval.index" in seen and len(seen) > 50
+    for module, names in seen.items():
+        assert not {name for name in names if name.split(".")[0] == "matplotlib"}, module

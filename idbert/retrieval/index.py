@@ -25,7 +25,7 @@ from idbert.retrieval.index_codes import code_differences, fast_cells, level_cod
 from idbert.retrieval.index_device import MOST_ON_GPU, IndexDevice, on_device
 from idbert.retrieval.index_exclusion import distinct_counts, without
 from idbert.retrieval.index_manifest import MANIFEST, read_manifest, verify_size, write_manifest
-from idbert.retrieval.index_recall import RecallCurve, recall_chart
+from idbert.retrieval.index_recall import RecallCurve
 from idbert.retrieval.index_settings import SearchSettings, factory_error, search_parameters
 from idbert.retrieval.vectors import GRAPHS, stored_form, stored_width
 
@@ -165,6 +165,8 @@ class VectorIndex:
             }
             write_manifest(aside, manifest)
             if self.recall is not None:
+                from idbert.retrieval.recall_chart import recall_chart  # brings matplotlib
+
                 (aside / RECALL_CHART).write_text(recall_chart(self.recall), encoding="utf-8")
 
     @classmethod
