@@ -34,6 +34,7 @@ OF_THE_SEARCH = ("run", "plugins", SEED, METRIC, EVERY)
 """Settings that are the same in all trials, since they are compared by them."""
 
 LOW, HIGH, LOG, STEP = "low", "high", "log", "step"
+_DIGITS = 12
 CHOICES, ALTERNATIVES = "choices", "alternatives"
 Value: TypeAlias = str | int | float | bool | None
 
@@ -121,6 +122,8 @@ class Search:
         settings = merged(self.base, {})
         for name, value in values.items():
             alternatives = self.ranges[name].get(ALTERNATIVES)
+            if isinstance(value, float) and STEP in self.ranges[name]:
+                value = round(value, _DIGITS)  # three steps of 0.1 are 0.30000000000000004
             overrides = {name: value} if alternatives is None else alternatives[value]
             settings = merged(settings, overrides)
         return settings

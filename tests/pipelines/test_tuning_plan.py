@@ -40,6 +40,16 @@ def test_whole_numbers_where_the_setting_is_one():
     }
 
 
+def test_steps_are_written_as_people_write_them():
+    dropout = "model.hidden_dropout"
+    ranges = {dropout: {"low": 0.1, "high": 0.5, "step": 0.1}, RATE: RANGES[RATE]}
+    search = plan_search(SearchSettings(ranges=ranges, base=BASE))
+    drawn = {dropout: 0.30000000000000004, RATE: 0.0012345678901234567}
+    settings = search.settings(drawn)
+    assert settings["model"]["hidden_dropout"] == 0.3
+    assert settings["training"]["learning_rate"] == drawn[RATE], "no step, nothing to round"
+
+
 @pytest.mark.parametrize(
     ("range_of_layers", "is_within"),
     [
