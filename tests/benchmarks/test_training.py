@@ -18,8 +18,11 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            count = flop_registry[func._overloadpacket]
+        packet = func._overloadpacket
+        if packet == torch.ops.aten.addmm_:  # in place torch's registry knows none
+            packet = torch.ops.aten.addmm
+        if packet in flop_registry:
+            count = flop_registry[packet]
             self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
 
