@@ -13,6 +13,7 @@ again.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,9 @@ SMALL_MODEL = "--model.hidden_size 8 --model.num_layers 1 --sequences.max_length
 def train(way: str, seed: int, data: Path, options: argparse.Namespace) -> RunDir:
     """Train in one way with one seed, or open what an earlier call has trained."""
     run = options.out / name_of_run(way, seed, options)
-    subprocess.run(command_of(way, seed, run, data, options), check=True)
+    threads = {"OMP_NUM_THREADS": str(options.threads)}
+    command = command_of(way, seed, run, data, options)
+    subprocess.run(command, check=True, env=os.environ | threads)
     return RunDir.open(run)
 
 
@@ -49,12 +52,13 @@ def command_of(
     way: str, seed: int, run: Path, data: Path, options: argparse.Namespace
 ) -> list[str]:
     """Return the command of one training."""
+    path = PLAIN if way == PLAIN else OURS
     command = [sys.executable, "-m"]
     if way == SHARED:
         command += ["torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={options.processes}", "-m", "--"]
-    path = PLAIN if way == PLAIN else OURS
-    command += ["benchmarks.quality_work", path, str(options.threads)]
+        command += [f"--nproc-per-node={options.processes}", "-m", "--", "pipelines.rec_pretrain"]
+    else:
+        command += ["benchmarks.quality_work", path, str(options.threads)]
     command += ["--config", str(options.recipe), "--data.source", str(data), "--run", str(run)]
     command += ["--training.epochs", str(options.epochs), "--training.seed", str(seed)]
     command += ["--training.evaluate_every", str(options.epochs), "--training.device", "cpu"]

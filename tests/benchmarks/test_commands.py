@@ -128,7 +128,8 @@ def test_quality_shares_a_training_out_among_processes():
         for way in (quality.OURS, quality.SHARED)
     )
     assert shared[2:6] == ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    assert shared[7:] == alone[2:]
+    assert shared[7] == "pipelines.rec_pretrain" and shared[8:] == alone[5:]
+    assert alone[2:5] == ["benchmarks.quality_work", "idbert", "1"]
 
 
 def test_study(page: Path):
