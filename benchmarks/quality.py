@@ -8,8 +8,8 @@ own in float32 (`quality_work.plain_operations`, all scores at once). The same m
 first weights; dropout draws other numbers. Shares of attention are dropped too, as all peers do.
 NDCG@10 and recall@10 of each user of the validation part, averaged over seeds, then a paired
 bootstrap over users. With `--processes 2` idbert's training is also shared out among two processes
-by torchrun, the same batches of all together. Finished trainings are kept in --out and not made
-again.
+by torchrun, the same batches of all together; with `--precision medium` it is trained in that
+precision too. Finished trainings are kept in --out and not made again.
 """
 
 import argparse
@@ -25,10 +25,11 @@ from benchmarks import report
 from benchmarks.peers import name_of, opened
 from idbert.evaluation.bootstrap import paired
 from idbert.run_dir import RunDir
+from idbert.training.arguments import PRECISIONS
 from pipelines.reporting import evaluate_runs
 
 METRICS = ("ndcg@10", "recall@10")
-OURS, PLAIN, SHARED = "idbert", "torch", "shared"
+OURS, PLAIN, SHARED, ROUNDED = "idbert", "torch", "shared", "rounded"
 LOSSES = {"idbert": "chunked", "torch": "full"}
 RECIPE = Path("pipelines/recipes/ml-1m-bert4rec.yaml")
 SMALL_MODEL = "--model.hidden_size 8 --model.num_layers 1 --sequences.max_length 10".split()
@@ -45,7 +46,8 @@ def train(way: str, seed: int, data: Path, options: argparse.Namespace) -> RunDi
 
 def name_of_run(way: str, seed: int, options: argparse.Namespace) -> str:
     """Return what the folder of a training is called."""
-    return f"{way}-{options.processes}-{seed}" if way == SHARED else f"{way}-{seed}"
+    form = {SHARED: f"{way}-{options.processes}", ROUNDED: options.precision}
+    return f"{form.get(way, way)}-{seed}"
 
 
 def command_of(
@@ -62,7 +64,8 @@ def command_of(
     command += ["--config", str(options.recipe), "--data.source", str(data), "--run", str(run)]
     command += ["--training.epochs", str(options.epochs), "--training.seed", str(seed)]
     command += ["--training.evaluate_every", str(options.epochs), "--training.device", "cpu"]
-    command += ["--training.precision", "float32", "--loss.name", LOSSES[path]]
+    precision = options.precision if way == ROUNDED else "float32"
+    command += ["--training.precision", precision, "--loss.name", LOSSES[path]]
     command += ["--model.attention_dropout", str(options.attention_dropout)]
     return command + (SMALL_MODEL if options.small else [])
 
@@ -78,8 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1, help="of a training's process")
     parser.add_argument("--processes", type=int, default=1, help="of a third way, if more than 1")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of a way more")
     options = report.parse(parser, arguments, data="small", epochs=1, seeds=[1, 2])
-    ways = [OURS, PLAIN, *([SHARED] if options.processes > 1 else [])]
+    ways = [OURS, PLAIN]
+    ways += [SHARED] if options.processes > 1 else []
+    ways += [ROUNDED] if options.precision != "float32" else []
     with opened(options) as data:
         runs = [train(way, seed, data, options) for seed in options.seeds for way in ways]
         found = evaluate_runs(runs, "validation").evaluations
@@ -91,7 +97,10 @@ def publish(
 ) -> None:
     """Write the table of all ways, and of idbert's differences to the others."""
     names = {OURS: "idbert", PLAIN: "torch's operations, float32"}
-    names[SHARED] = f"idbert, {options.processes} processes"
+    names |= {
+        SHARED: f"idbert, {options.processes} processes",
+        ROUNDED: f"idbert, {options.precision}",
+    }
 
     def of(way: str, metric: str) -> np.ndarray[Any, Any]:
         """Return each seed's value of each user, [seeds, U]."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.nn.asked import WORTHWHILE_SHARE, Asked, at_positions
-from idbert.nn.cpu_attention import cpu_attention, packed_attention, suits
+from idbert.nn.cpu_attention import cpu_attention, fused_attention, packed_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
 from idbert.nn.relative import (
@@ -155,12 +155,12 @@ class SelfAttention(nn.Module):
             if self.time_bias is not None:
                 assert context.buckets_BQL is not None  # the encoder has checked it
                 mask = self.time_bias.as_mask(context.buckets_BQL, mask, query_BHLW.dtype)
-            attended_BHLW = F.scaled_dot_product_attention(
+            attended_BHLW = fused_attention(
                 query_BHLW,
                 key_BHLW,
                 value_BHLW,
-                attn_mask=mask,
-                dropout_p=dropout,
+                mask,
+                dropout=dropout,
                 is_causal=context.kernel_is_causal,
             )
         else:

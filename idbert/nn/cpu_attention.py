@@ -7,16 +7,18 @@ dropout where there is any, are kept for the backward pass while they are small,
 drawn once more where they are not. NEZHA's relative positions go the same way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int32
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int32, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from idbert.nn.dropout import kept_mask, kept_scale
-from idbert.nn.products import products_are_fast
+from idbert.nn.products import plain_products, products_are_fast, products_are_rounded
 from idbert.nn.relative import Block, RelativeDistances, blocks_of, collect, spread
 
 NUM_AT_ONCE = 2**20
@@ -36,7 +38,62 @@ def suits(query: Tensor, probability: float, *, has_bias: bool = False) -> bool:
     if query.dtype == torch.bfloat16 and query.requires_grad:
         # torch's backward pass is several times as slow; its forward pass keeps scores in float32.
         return True
-    return probability > 0 or (query.dtype == torch.float32 and products_are_fast())
+    if probability > 0:
+        return True
+    return query.dtype == torch.float32 and products_are_fast() and not products_are_rounded()
+
+
+def fused_attention(
+    query_BHQW: Float[Tensor, "B H Q W"],
+    key_BHLW: Float[Tensor, "B H L W"],
+    value_BHLW: Float[Tensor, "B H L W"],
+    mask: Shaped[Tensor, "#B #H #Q L"] | None,
+    *,
+    dropout: float,
+    is_causal: bool,
+) -> Float[Tensor, "B H Q W"]:
+    """Return torch's fused attention, whose small products are plain ones on a CPU.
+
+    Rounded ones (see `fast_products`) would take three times as long.
+
+    Args:
+        query_BHQW: Queries of each head.
+        key_BHLW: Keys of each head.
+        value_BHLW: Values of each head.
+        mask: As torch's `attn_mask`; it gets no gradient on a CPU where products are rounded.
+        dropout: Probability with which a share is set to zero.
+        is_causal: Whether later keys are hidden.
+    """
+    attend: Callable[..., Tensor] = partial(
+        F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
+    )
+    if not (query_BHQW.is_cpu and products_are_rounded()):
+        attended: Tensor = attend(query_BHQW, key_BHLW, value_BHLW)
+        return attended
+    attended = _PlainProducts.apply(  # type: ignore[no-untyped-call]
+        attend, query_BHQW, key_BHLW, value_BHLW
+    )
+    return attended
+
+
+class _PlainProducts(torch.autograd.Function):
+    """Calls a function, forwards and backwards, with `plain_products`."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        with_gradients = any(ctx.needs_input_grad)
+        read = [tensor.detach().requires_grad_(with_gradients) for tensor in inputs]
+        with plain_products(), torch.set_grad_enabled(with_gradients):
+            output = function(*read)
+        ctx.read, ctx.output = read, output
+        return output.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with plain_products():
+            gradients = torch.autograd.grad(ctx.output, ctx.read, gradient)
+        return (None, *gradients)
 
 
 def cpu_attention(

@@ -4,15 +4,16 @@ torch multiplies float32 on a CPU by MKL, which on some of AMD's processors uses
 their AVX-512 registers (on one of two that were measured; on the other both are alike). oneDNN,
 which torch brings along too, uses all of it. torch takes oneDNN for
 float32 only where it may round to bfloat16 on the way, which oneDNN does on processors with matrix
-tiles (AMX) alone; whether it does so here is tried out, and then it is not used.
+tiles (AMX) alone; whether it does so here is tried out, and then it is used only by those who
+want their products rounded.
 """
 
 import functools
 import math
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,46 +33,82 @@ _EXACT = 1e-5
 
 
 @contextmanager
-def fast_products() -> Iterator[None]:
+def fast_products(*, may_round: bool = False) -> Iterator[None]:
     """Let products of float32 matrices on the CPU run by oneDNN, where that is faster.
 
     Only the order of sums changes. torch's fused attention is slower meanwhile, since it is made of
     many small products: use `idbert.nn.cpu_attention` inside. A product of a size that has not been
     met before costs some tenths of a millisecond more, once.
+
+    Args:
+        may_round: Whether factors may be rounded on the way, which is faster where a processor has
+            tiles (see `has_tiles`), to bfloat16, and on a GPU, to TF32: torch's "medium" precision
+            of float32 products. Sums and results stay float32.
     """
-    if not onednn_is_faster():
+    with ExitStack() as blocks:
+        if onednn_is_faster() or (may_round and has_tiles()):
+            blocks.enter_context(_blocks)
+        if may_round and torch.cuda.is_available():
+            blocks.enter_context(_gpu_blocks)
         yield
-        return
-    _blocks.enter()
-    try:
-        yield
-    finally:
-        _blocks.leave()
 
 
 class _Blocks:
-    """How many blocks are open, of all threads: torch's setting is one for the process."""
+    """How many blocks are open, of all threads: torch's setting is one for the process.
 
-    def __init__(self) -> None:
+    Args:
+        setting: Returns where torch keeps the precision of float32 products.
+        inside: What it is inside a block.
+    """
+
+    def __init__(self, setting: Callable[[], Any], inside: str) -> None:
+        self._setting, self._inside = setting, inside
         self._lock, self._open, self._before = threading.Lock(), 0, ""
 
-    def enter(self) -> None:
+    @property
+    def precision(self) -> str:
+        """What torch says now."""
+        return str(getattr(self._setting(), _NAME, "none"))
+
+    @precision.setter
+    def precision(self, precision: str) -> None:
+        if precision != self.precision:
+            setattr(self._setting(), _NAME, precision)
+
+    def __enter__(self) -> None:
         """Switch the products where this block is the first."""
         with self._lock:
             if self._open == 0:
-                self._before = _precision()
-                _set_precision("bf16")
+                self._before = self.precision
+                self.precision = self._inside
             self._open += 1
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Switch back where no other block is open."""
         with self._lock:
             self._open -= 1
             if self._open == 0:
-                _set_precision(self._before)
+                self.precision = self._before
+
+    @contextmanager
+    def as_before(self) -> Iterator[None]:
+        """Leave all open blocks for a while."""
+        here = self.precision
+        if self._open:
+            self.precision = self._before
+        try:
+            yield
+        finally:
+            self.precision = here
 
 
-_blocks = _Blocks()
+_blocks = _Blocks(lambda: getattr(torch.backends.mkldnn, "matmul", None), "bf16")
+_gpu_blocks = _Blocks(lambda: torch.backends.cuda.matmul, "tf32")
+
+
+def plain_products() -> AbstractContextManager[None]:
+    """Let products run as outside `fast_products`, inside it: of small blocks, which it slows."""
+    return _blocks.as_before()
 
 
 def padded_rows(rows_MD: Float[Tensor, "M D"], num_rows: int | None = None) -> Float[Tensor, "_ D"]:
@@ -106,7 +143,18 @@ def round_up(count: int, multiple: int, largest_share: float) -> int:
 
 def products_are_fast() -> bool:
     """Say whether the caller is inside `fast_products`, and it acts on this machine."""
-    return onednn_is_faster() and _precision() == "bf16"
+    return _blocks.precision == "bf16" and (onednn_is_faster() or has_tiles())
+
+
+def products_are_rounded() -> bool:
+    """Say whether factors of products are rounded to bfloat16 where the caller is."""
+    return products_are_fast() and not onednn_is_faster()
+
+
+def has_tiles() -> bool:
+    """Say whether the processor multiplies tiles of bfloat16 matrices (AMX)."""
+    # torch has no public function for it; one that is gone means: unknown, so no.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 @functools.cache
@@ -133,25 +181,12 @@ def _is_exact() -> bool:
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 256, 256, generator=generator)
     truth = left.double() @ right.double()
-    previous = _precision()
+    previous = _blocks.precision
     try:
-        _set_precision("bf16")
+        _blocks.precision = "bf16"
         error = (left @ right - truth).abs().max() / truth.abs().max()
     except (AttributeError, RuntimeError, ValueError):  # a torch that has no such setting
         return False
     finally:
-        _set_precision(previous)
+        _blocks.precision = previous
     return bool(error < _EXACT)
-
-
-def _precision() -> str:
-    return str(getattr(_setting(), _NAME, "none"))
-
-
-def _set_precision(precision: str) -> None:
-    if precision != _precision():
-        setattr(_setting(), _NAME, precision)
-
-
-def _setting() -> Any:
-    return getattr(torch.backends.mkldnn, "matmul", None)

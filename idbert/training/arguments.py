@@ -22,7 +22,7 @@ SCHEDULES = (
     "polynomial",
     "inverse_sqrt",
 )
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "medium", "bfloat16")
 DEFAULT_CYCLES = 2
 DEFAULT_POWER = 2.0
 
@@ -104,8 +104,10 @@ class TrainingSettings:
     """Of dropout, masks and the order of batches. Weights are drawn when the model is built."""
 
     precision: str = "float32"
-    """float32, or bfloat16 (matrix products only: autocast; weights stay float32). auto: bfloat16
-    where the hardware computes it and the model is at least 256 wide. Evaluations: float32."""
+    """float32; medium, which rounds what is multiplied to bfloat16 on a processor with tiles (AMX)
+    and to TF32 on a GPU, while all results are float32; or bfloat16 (autocast; weights stay
+    float32). auto: bfloat16 where the hardware computes it and the model is at least 256 wide.
+    Evaluations: float32."""
 
     sparse_rows: bool | None = None
     """Only the rows of the item table that a step reads get a gradient and move, with one second

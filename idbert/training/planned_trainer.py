@@ -24,7 +24,7 @@ class PlannedTrainer(StrategyTrainer):
 
     Attributes:
         finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
-        precision: float32 or bfloat16, of the passes in training.
+        precision: float32, medium or bfloat16, of the passes in training.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PlannedTrainer(StrategyTrainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Add a batch's gradients to those of its step, those of adversarial passes with them."""
-        with fast_products():
+        with fast_products(may_round=self.precision == "medium"):
             if self._attack is not None:
                 return self._attacked_step(self._attack, model, inputs, num_items_in_batch)
             step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)

@@ -13,7 +13,7 @@ def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str
     """Say what "auto" means here: bfloat16 where it is computed by hardware and pays.
 
     Args:
-        precision: auto, float32 or bfloat16.
+        precision: auto, float32, medium or bfloat16.
         hidden_size: Of the model.
         device_type: cpu, cuda, ...
     """
@@ -35,7 +35,10 @@ def computes_bfloat16(device_type: str) -> bool:
 
 
 def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
-    """Return the block in which a forward pass computes in `precision`; weights stay float32."""
-    if precision == "float32":
+    """Return the block in which a forward pass computes in `precision`; weights stay float32.
+
+    For medium, whose products are rounded within, see `idbert.nn.products.fast_products`.
+    """
+    if precision != "bfloat16":
         return nullcontext()
     return torch.autocast(device_type, torch.bfloat16)

@@ -52,7 +52,7 @@ class StrategyTrainer(ResumableTrainer):
         evaluates_together: Whether the processes of torchrun share the evaluation out, and all get
             the metrics; else the first evaluates and tells the others.
         finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
-        precision: float32 or bfloat16, of the passes in training.
+        precision: float32, medium or bfloat16, of the passes in training.
     """
 
     evaluates_together: ClassVar[bool] = False

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -88,7 +89,7 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
 
     Attributes:
         finished: Whether `train_or_resume` has come to the end, not to a SIGTERM.
-        precision: float32 or bfloat16, of the passes in training.
+        precision: float32, medium or bfloat16, of the passes in training.
     """
 
     def __init__(
@@ -148,11 +149,13 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """Add a batch's gradients to those of its step."""
-        if self._grouped is None:
+        may_round = self.precision == "medium"
+        with ExitStack() as blocks:
+            if may_round or self._grouped is not None:
+                blocks.enter_context(fast_products(may_round=may_round))
+            if self._grouped is not None:
+                blocks.enter_context(self._grouped.active())
             step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-            return step_loss
-        with fast_products(), self._grouped.active():
-            step_loss = super().training_step(model, inputs, num_items_in_batch)
             return step_loss
 
     def get_train_dataloader(self) -> Any:

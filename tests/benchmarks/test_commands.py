@@ -120,16 +120,19 @@ def test_quality(page: Path):
     assert losses == ["chunked", "full"]
 
 
-def test_quality_shares_a_training_out_among_processes():
+def test_quality_shares_a_training_out_among_processes_and_rounds_its_products():
     options = Namespace(processes=2, threads=1, recipe="r.yaml", epochs=1, small=False)
-    options.attention_dropout = 0.1
-    alone, shared = (
+    options.attention_dropout, options.precision = 0.1, "medium"
+    alone, shared, rounded = (
         quality.command_of(way, 1, Path("run"), Path("log"), options)
-        for way in (quality.OURS, quality.SHARED)
+        for way in (quality.OURS, quality.SHARED, quality.ROUNDED)
     )
     assert shared[2:6] == ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     assert shared[7] == "pipelines.rec_pretrain" and shared[8:] == alone[5:]
     assert alone[2:5] == ["benchmarks.quality_work", "idbert", "1"]
+    assert [(a, b) for a, b in zip(alone, rounded, strict=True) if a != b] == [
+        ("float32", "medium")
+    ]
 
 
 def test_study(page: Path):

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from idbert.nn import cpu_attention as subject
+from idbert.nn import products
 from idbert.nn.attention import SelfAttention, eager_attention
 from idbert.nn.config import EncoderSettings
-from idbert.nn.cpu_attention import cpu_attention, packed_attention
+from idbert.nn.cpu_attention import cpu_attention, fused_attention, packed_attention
 from idbert.nn.item_models import NextItemModel
 from idbert.nn.products import fast_products
 from idbert.nn.relative import RelativePositions
@@ -63,6 +64,67 @@ def test_it_is_torch_s_attention_and_so_are_its_gradients(mask):
         results.append([attended, *(tensor.grad for tensor in tensors)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.fixture
+def on_tiles(monkeypatch):
+    """A processor that rounds products, where it may, in the place of this one."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    monkeypatch.setattr(products, "has_tiles", lambda: True)
+
+
+@pytest.mark.usefixtures("on_tiles")
+@pytest.mark.parametrize("mask", MASKS)
+def test_where_products_are_rounded_fused_attention_is_not(mask, monkeypatch):
+    visible, is_causal = mask_of(mask)
+    whole, expected = inputs(), inputs()
+    hidden = shown(visible, is_causal)
+    seen, attend = [], F.scaled_dot_product_attention
+
+    def watched(*tensors, **options):
+        attended = attend(*tensors, **options)
+        for moment in (attended, tensors[0]):
+            moment.register_hook(lambda _: seen.append(products.products_are_rounded()))
+        seen.append(products.products_are_rounded())
+        return attended
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    with fast_products(may_round=True):
+        attended = fused_attention(*whole, hidden, dropout=0.0, is_causal=False)
+        assert products.products_are_rounded()
+        attended.square().sum().backward()
+    assert seen == [False, False, False], "forward pass, begin and end of the backward pass"
+    truth = attend(*expected, attn_mask=hidden)
+    truth.square().sum().backward()
+    torch.testing.assert_close(attended, truth)
+    for ours, theirs in zip(whole, expected, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.usefixtures("on_tiles")
+def test_a_model_trains_with_rounded_products_with_and_without_recomputed_layers():
+    settings = EncoderSettings(
+        hidden_size=8,
+        num_layers=2,
+        num_heads=2,
+        max_length=9,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    )
+    torch.manual_seed(0)
+    model = NextItemModel.build(settings, vocab_size=20).train()
+    ids = torch.randint(5, 20, (3, 9))
+    gradients = []
+    for form in ("plain", "rounded", "recomputed"):
+        if form == "recomputed":
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        with fast_products(may_round=form != "plain"):
+            model(ids, labels=ids).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    plain, rounded, recomputed = gradients
+    torch.testing.assert_close(rounded, recomputed)
+    assert (rounded - plain).norm() < 0.02 * plain.norm()
 
 
 @pytest.mark.usefixtures("limits")

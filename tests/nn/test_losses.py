@@ -1,5 +1,6 @@
 """Losses over the catalogue: one value and one gradient, however they are computed."""
 
+from functools import partial
 from itertools import accumulate
 
 import pytest
@@ -74,6 +75,42 @@ def test_in_float32_the_gradients_agree_to_one_in_a_million():
     actual = loss_and_gradients(chunked_softmax_loss, *arguments)
     for one, other in zip(actual, expected, strict=True):
         assert (one - other).abs().max() <= 1e-6 * other.abs().max()
+
+
+@pytest.mark.parametrize(
+    "shift", [0.0, 80.0, -80.0, 300.0, -300.0], ids=lambda shift: f"scores about {shift:.0f}"
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_large_and_small_scores_have_the_same_loss(shift, smoothing):
+    hidden_MD, weight_VD, bias_V, targets_M, weights_M = problem(dtype=torch.float32)
+    bias_V = (bias_V.detach() + shift).requires_grad_()
+    inputs = (hidden_MD, weight_VD, bias_V)
+    options = {"label_smoothing": smoothing, "first_row": 5}
+    found = loss_and_gradients(
+        partial(chunked_softmax_loss, chunk_size=7, **options), *inputs, targets_M, weights_M
+    )
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = loss_and_gradients(
+        partial(full_softmax_loss, **options), *exact, targets_M, weights_M
+    )
+    for value, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(value.double(), truth, rtol=2e-4, atol=2e-5)
+
+
+def test_a_target_of_no_probability_has_its_loss_and_pulls_with_all_its_weight():
+    hidden_MD = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).requires_grad_()
+    weight_VD = torch.tensor([[0.0, 0.0], [50.0, 2.0], [-60.0, 1.0]]).requires_grad_()
+    loss, of_hidden_MD, of_weight_VD, _ = loss_and_gradients(
+        chunked_softmax_loss,
+        hidden_MD,
+        weight_VD,
+        torch.zeros(3, requires_grad=True),
+        torch.tensor([2, 2]),
+        torch.ones(2),
+    )
+    assert loss.item() == pytest.approx(110 + 1.4076, abs=1e-3)
+    torch.testing.assert_close(7 * of_hidden_MD[0], torch.tensor([110.0, 1.0]))
+    assert 7 * of_weight_VD[2, 0] == pytest.approx(-1)
 
 
 def test_the_chunked_loss_never_holds_more_scores_than_a_chunk():

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from idbert.nn import products
-from idbert.nn.products import fast_products, onednn_is_faster, padded_rows, products_are_fast
+from idbert.nn.products import (
+    fast_products,
+    has_tiles,
+    onednn_is_faster,
+    padded_rows,
+    plain_products,
+    products_are_fast,
+    products_are_rounded,
+)
 
 
 @pytest.fixture
@@ -47,6 +55,53 @@ def test_an_error_ends_the_block_too():
     with pytest.raises(KeyError), fast_products():
         raise KeyError
     assert not products_are_fast()
+
+
+@pytest.fixture
+def on_tiles(monkeypatch):
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    monkeypatch.setattr(products, "has_tiles", lambda: True)
+
+
+@pytest.mark.usefixtures("on_tiles")
+def test_factors_are_rounded_only_where_they_may_be():
+    with fast_products():
+        assert not products_are_fast()
+    with fast_products(may_round=True):
+        assert products_are_fast() and products_are_rounded()
+        assert padded_rows(torch.ones(17, 3)).shape == (32, 3)
+        with plain_products():
+            assert not products_are_rounded()
+            assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+        assert products_are_rounded()
+    assert not products_are_fast()
+
+
+@pytest.mark.usefixtures("on_any_processor")
+def test_where_onednn_is_exact_nothing_is_rounded_by_leave_to_do_so(monkeypatch):
+    monkeypatch.setattr(products, "has_tiles", lambda: False)
+    with fast_products(may_round=True):
+        assert products_are_fast() and not products_are_rounded()
+
+
+def test_a_gpu_rounds_to_tf32_where_it_may(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cuda.matmul.fp32_precision
+    with fast_products():
+        assert torch.backends.cuda.matmul.fp32_precision == before
+    with fast_products(may_round=True):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+@pytest.mark.skipif(not has_tiles(), reason="this processor has no tiles of matrices")
+def test_rounded_factors_are_those_of_bfloat16_and_sums_are_not_rounded():
+    left, right = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(1))
+    with fast_products(may_round=True):
+        rounded = left @ right
+    expected = left.bfloat16().double() @ right.bfloat16().double()
+    torch.testing.assert_close(rounded.double(), expected, rtol=1e-4, atol=1e-4)
+    assert (rounded.bfloat16().float() != rounded).any()
 
 
 @pytest.mark.parametrize("missing", ["vendor", "width", "exactness"])

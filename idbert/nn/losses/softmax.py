@@ -9,11 +9,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from idbert.nn.products import padded_rows, rounded_rows
+from idbert.nn.products import padded_rows, products_are_rounded, rounded_rows
 
 _LARGEST_CHUNK, _SMALLEST_CHUNK = 1024, 64
 _CACHED_SCORES = 2**19
 """Of each core: 2 MiB in float32, what its own cache can hold while they are worked on."""
+
+_ROUNDED_TIMES = 4
+
+_LARGEST_TOTAL = 1e25
+"""Of exponentials that are taken without subtracting the largest score; float32 ends at 3e38."""
 
 _NOBODYS = -100
 """Target of a row that is there for the size of a product alone."""
@@ -148,12 +153,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 target_M1 = targets_M[chunk, None]
                 count = len(target_M1)
                 chunk_PD = padded_rows(hidden_MD[chunk], even_size).to(product)
-                scores_PV = (chunk_PD @ narrow_VD.T).to(wide).add_(wide_bias_V)
-                of_target_M1 = scores_PV[:count].gather(1, target_M1)
-                # softmax in place: the scores become their exponentials, then the gradient
-                largest_P1 = scores_PV.amax(1, keepdim=True)
-                total_P1 = scores_PV.sub_(largest_P1).exp_().sum(1, keepdim=True)
-                loss_M1 = (total_P1.log() + largest_P1)[:count] - of_target_M1
+                exponentials_PV, total_P1, log_total_P1, of_target_M1 = exponentials_of_scores(
+                    chunk_PD, narrow_VD, wide_bias_V, target_M1
+                )
+                loss_M1 = log_total_P1[:count] - of_target_M1
                 weight_M1 = torch.ones_like(loss_M1)
                 if weights_M is not None:
                     weight_M1 = weights_M[chunk, None].to(wide)
@@ -167,7 +170,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     # target with 1 - smoothing, and each item with smoothing / num_items
                     scale_P1 = torch.zeros_like(total_P1)
                     scale_P1[:count] = weight_M1 / total_P1[:count]
-                    grad_PV = scores_PV.mul_(scale_P1)
+                    grad_PV = exponentials_PV.mul_(scale_P1)
                     grad_PV[:count].scatter_add_(1, target_M1, (smoothing - 1) * weight_M1)
                     bias_grad_V += grad_PV.sum(0)
                     narrow_PV = grad_PV.to(product)
@@ -199,12 +202,51 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return (*gradients, None, None, None, None, None, None)
 
 
+def exponentials_of_scores(
+    chunk_PD: Float[Tensor, "P D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, "V"],
+    target_M1: Int64[Tensor, "M 1"],
+) -> tuple[Float[Tensor, "P V"], Float[Tensor, "P 1"], Float[Tensor, "P 1"], Float[Tensor, "M 1"]]:
+    """Return the terms of softmaxes over all rows, and what their cross-entropies need.
+
+    Args:
+        chunk_PD: Vectors at positions, in the dtype of the product.
+        weight_VD: Vectors of the vocabulary rows, likewise.
+        bias_V: Bias of the vocabulary rows, in the dtype of the result.
+        target_M1: The right row at each of the first M positions.
+
+    Returns:
+        exp(score - c) of each row, where c is some number of the position's; their sums; the
+        logarithms of the sums of exp(score); and the targets' scores.
+    """
+    scores_PV = _scores(chunk_PD, weight_VD, bias_V)
+    of_target_M1 = scores_PV[: len(target_M1)].gather(1, target_M1)
+    if scores_PV.is_cpu and chunk_PD.dtype != torch.float16:
+        # To find the largest score and to subtract it are two of the five passes over all scores,
+        # and those of models are hardly ever so large or so small that it must be.
+        total_P1 = scores_PV.exp_().sum(1, keepdim=True)
+        smallest, largest = total_P1.aminmax()
+        if 1 / _LARGEST_TOTAL < smallest and largest < _LARGEST_TOTAL:
+            return scores_PV, total_P1, total_P1.log(), of_target_M1
+        scores_PV = _scores(chunk_PD, weight_VD, bias_V)
+    largest_P1 = scores_PV.amax(1, keepdim=True)
+    total_P1 = scores_PV.sub_(largest_P1).exp_().sum(1, keepdim=True)
+    return scores_PV, total_P1, total_P1.log().add_(largest_P1), of_target_M1
+
+
+def _scores(chunk_PD: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
+    # Faster than to let the product begin with the bias.
+    return (chunk_PD @ weight_VD.T).to(bias_V.dtype).add_(bias_V)
+
+
 def usual_chunk(num_rows: int, device_type: str) -> int:
     """Return how many targets are scored at a time where nobody says it.
 
-    On a CPU as many as leave the scores in the cores' caches, for they are read and written seven
+    On a CPU as many as leave the scores in the cores' caches, for they are read and written five
     times, but at least 64, for all rows are read anew for each chunk: 153 a thread for 3,416 rows.
-    Elsewhere 1,024.
+    Four times as many where products are rounded, which makes them so fast that reading the rows
+    and their gradients costs more. Elsewhere 1,024.
 
     Args:
         num_rows: That are scored against.
@@ -213,6 +255,8 @@ def usual_chunk(num_rows: int, device_type: str) -> int:
     if device_type != "cpu":
         return _LARGEST_CHUNK
     cached = _CACHED_SCORES * torch.get_num_threads() // max(1, num_rows)
+    if products_are_rounded():
+        cached *= _ROUNDED_TIMES
     return min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, cached))
 
 
