@@ -5,12 +5,17 @@ from typing import Any
 
 import torch
 
+from idbert.nn.products import has_tiles
+
 WORTHWHILE_WIDTH = 256
 """Below it the conversions cost as much as the faster products save."""
 
 
 def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str:
-    """Say what "auto" means here: bfloat16 where it is computed by hardware and pays.
+    """Say what "auto" means here: what is fastest of what has been shown to be as good.
+
+    That is bfloat16 where hardware computes it and the model is wide enough for the conversions to
+    pay, else medium where hardware rounds products within, else float32.
 
     Args:
         precision: auto, float32, medium or bfloat16.
@@ -19,16 +24,21 @@ def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str
     """
     if precision != "auto":
         return precision
-    pays = hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type)
-    return "bfloat16" if pays else "float32"
+    if hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type):
+        return "bfloat16"
+    return "medium" if rounds_products(device_type) else "float32"
+
+
+def rounds_products(device_type: str) -> bool:
+    """Say whether products of float32 matrices are faster rounded within: by tiles, or TF32."""
+    return device_type == "cuda" or (device_type == "cpu" and has_tiles())
 
 
 def computes_bfloat16(device_type: str) -> bool:
     """Say whether the hardware multiplies bfloat16: AVX-512 BF16 or AMX, or such a GPU."""
     if device_type == "cpu":
         # torch has no public function for it; one that is gone means: unknown, so no.
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+        return has_tiles() or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
