@@ -2,9 +2,9 @@
 
 torch's fused attention on a CPU multiplies small blocks, and with dropout it gives way to plain
 operations that keep three [B, H, Q, L] tensors and draw a float for each share. Here the shares of
-some heads at a time are computed by batched products; in training the shares, and the mask of
-dropout where there is any, are kept for the backward pass while they are small, and computed and
-drawn once more where they are not. NEZHA's relative positions go the same way.
+some heads at a time are computed by batched products; in training the shares, and what
+dropout leaves of them, are kept for the backward pass while they are small, and computed and drawn
+once more where they are not. NEZHA's relative positions go the same way.
 """
 
 from collections.abc import Callable, Iterator
@@ -304,16 +304,15 @@ def _attend(
     attended = torch.empty_like(query)
     kept: list[Tensor] = []
     with torch.autocast("cpu", enabled=False):
-        for heads, shares, mask in source.each(query, key):
-            weights = shares if mask is None else shares * mask
+        for heads, shares, weights in source.each(query, key):
             torch.bmm(weights, value[heads], out=attended[heads])
             if blocks is not None:
                 attended[heads] += collect(weights[:, None], blocks)[:, 0]
             if keeps:
-                kept += [shares] if mask is None else [shares, mask]
+                kept += [shares, weights] if dropout else [shares]
         if dropout:
             attended *= kept_scale(dropout)
-    ctx.save_for_backward(query, key, value, *kept)
+    ctx.save_for_backward(query, key, value, *([attended] if dropout else []), *kept)
     ctx.source = source
     return attended
 
@@ -331,16 +330,22 @@ def _fill_gradients(
     """Write the gradients of what `_attend` has read into tensors; add to that of the biases."""
     query, key, value, *kept = saved
     source: _Shares = ctx.source
-    gradient = gradient * kept_scale(source.dropout) if source.dropout else gradient
-    for heads, shares, mask in source.of(kept) if kept else source.each(query, key):
-        weights = shares if mask is None else shares * mask
+    if source.dropout:
+        attended, *kept = kept
+        # of each query: the sum over keys of weight times gradient of the weight
+        mean_NQ1 = (gradient * attended).sum(-1, keepdim=True)
+        gradient = gradient * kept_scale(source.dropout)
+    for heads, shares, weights in source.of(kept) if kept else source.each(query, key):
         torch.bmm(weights.transpose(1, 2), gradient[heads], out=of_value[heads])
         of_shares = torch.bmm(gradient[heads], value[heads].transpose(1, 2))
         if source.blocks is not None:
             spread(gradient[heads, None], source.blocks, onto=of_shares[:, None])
-        if mask is not None:
-            of_shares.mul_(mask)
-        of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+        if source.dropout:
+            # The softmax's gradient with what each query's share of it is told beforehand: two
+            # passes where dropout and softmax one after the other are five.
+            of_scores = of_shares.mul_(weights).addcmul_(shares, mean_NQ1[heads], value=-1)
+        else:
+            of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
         if of_bias is not None and source.bias is not None:
             source.bias.add_gradient(of_bias, heads, of_scores)
         torch.bmm(of_scores, key[heads], out=of_query[heads])
@@ -381,7 +386,7 @@ class _Shares:
         self._seed = int(torch.randint(2**62, ())) if draws_apart else None
 
     def each(self, query: Tensor, key: Tensor) -> Iterator["_Part"]:
-        """Compute the shares [n, Q, L], and draw the mask."""
+        """Compute the shares [n, Q, L], and what dropout leaves of them, before it is scaled."""
         generator = None if self._seed is None else torch.Generator().manual_seed(self._seed)
         # Adding takes a tenth of the time of filling in.
         hidden = None
@@ -399,18 +404,19 @@ class _Shares:
             if hidden is not None:
                 scores += hidden[self._sequences(heads)] if len(hidden) > 1 else hidden
             shares = scores.softmax(-1)
-            mask = (
-                kept_mask(shares.shape, self.dropout, shares.dtype, generator)
-                if self.dropout
-                else None
-            )
-            yield heads, shares, mask
+            weights = shares
+            if self.dropout:
+                weights = kept_mask(shares.shape, self.dropout, shares.dtype, generator).mul_(
+                    shares
+                )
+            yield heads, shares, weights
 
     def of(self, kept: list[Tensor]) -> Iterator["_Part"]:
         """Return what `each` has returned, out of a list of its tensors."""
         remaining = iter(kept)
         for heads in self._chunks(kept[0].shape[-1]):
-            yield heads, next(remaining), next(remaining) if self.dropout else None
+            shares = next(remaining)
+            yield heads, shares, next(remaining) if self.dropout else shares
 
     def _chunks(self, num_keys: int) -> Iterator[slice]:
         num_sequences, heads, num_queries, _ = self.shape
@@ -426,8 +432,8 @@ class _Shares:
         return torch.arange(heads.start, heads.stop) // self.shape[1]
 
 
-_Part: TypeAlias = tuple[slice, Tensor, Tensor | None]
-"""Which heads, their shares, their mask."""
+_Part: TypeAlias = tuple[slice, Tensor, Tensor]
+"""Which heads, their shares, and what dropout leaves of these."""
 
 
 def _beside(tensor_BHLW: Tensor) -> Tensor:
