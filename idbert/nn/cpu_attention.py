@@ -7,9 +7,8 @@ dropout leaves of them, are kept for the backward pass while they are small, and
 once more where they are not. NEZHA's relative positions go the same way.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,36 +63,55 @@ def fused_attention(
         dropout: Probability with which a share is set to zero.
         is_causal: Whether later keys are hidden.
     """
-    attend: Callable[..., Tensor] = partial(
-        F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
-    )
-    if not (query_BHQW.is_cpu and products_are_rounded()):
-        attended: Tensor = attend(query_BHQW, key_BHLW, value_BHLW)
+    if query_BHQW.is_cpu and query_BHQW.numel() and dropout == 0 and products_are_rounded():
+        attended: Tensor = _PlainlyFused.apply(  # type: ignore[no-untyped-call]
+            query_BHQW, key_BHLW, value_BHLW, _added(mask, query_BHQW.dtype), is_causal
+        )
         return attended
-    attended = _PlainProducts.apply(  # type: ignore[no-untyped-call]
-        attend, query_BHQW, key_BHLW, value_BHLW
+    return F.scaled_dot_product_attention(
+        query_BHQW, key_BHLW, value_BHLW, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
     )
-    return attended
 
 
-class _PlainProducts(torch.autograd.Function):
-    """Calls a function, forwards and backwards, with `plain_products`."""
+def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return a mask as what is added to scores."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+
+class _PlainlyFused(torch.autograd.Function):
+    """Torch's fused attention on a CPU, forwards and backwards with `plain_products`."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        with_gradients = any(ctx.needs_input_grad)
-        read = [tensor.detach().requires_grad_(with_gradients) for tensor in inputs]
-        with plain_products(), torch.set_grad_enabled(with_gradients):
-            output = function(*read)
-        ctx.read, ctx.output = read, output
-        return output.detach()
+    def forward(
+        ctx: Any,
+        query_BHQW: Tensor,
+        key_BHLW: Tensor,
+        value_BHLW: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+    ) -> Tensor:
+        read = (query_BHQW, key_BHLW, value_BHLW)
+        with plain_products():
+            attended, log_total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                *read, 0.0, is_causal, attn_mask=mask
+            )
+        ctx.save_for_backward(*read, attended, log_total, mask)
+        ctx.is_causal = is_causal
+        return cast(Tensor, attended)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # Asked for before products are plain ones: layers may be computed again for them.
+        *read, attended, log_total, mask = ctx.saved_tensors
         with plain_products():
-            gradients = torch.autograd.grad(ctx.output, ctx.read, gradient)
-        return (None, *gradients)
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+            gradients = backward(
+                gradient, *read, attended, log_total, 0.0, ctx.is_causal, attn_mask=mask
+            )
+        return (*gradients, None, None)
 
 
 def cpu_attention(
@@ -333,7 +351,8 @@ def _fill_gradients(
     if source.dropout:
         attended, *kept = kept
         # of each query: the sum over keys of weight times gradient of the weight
-        mean_NQ1 = (gradient * attended).sum(-1, keepdim=True)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        mean_NQ1 = (gradient.to(wide) * attended).sum(-1, keepdim=True).to(gradient.dtype)
         gradient = gradient * kept_scale(source.dropout)
     for heads, shares, weights in source.of(kept) if kept else source.each(query, key):
         torch.bmm(weights.transpose(1, 2), gradient[heads], out=of_value[heads])
@@ -358,7 +377,7 @@ def _fill_gradients(
 
 
 class _Shares:
-    """The shares of some heads at a time, and the mask of dropout on them.
+    """The shares of some heads at a time, and what dropout leaves of them.
 
     Args:
         shape: B, H, Q, W.

@@ -33,7 +33,7 @@ _EXACT = 1e-5
 
 
 @contextmanager
-def fast_products(*, may_round: bool = False) -> Iterator[None]:
+def fast_products(*, rounded_on: str | None = None) -> Iterator[None]:
     """Let products of float32 matrices on the CPU run by oneDNN, where that is faster.
 
     Only the order of sums changes. torch's fused attention is slower meanwhile, since it is made of
@@ -41,14 +41,15 @@ def fast_products(*, may_round: bool = False) -> Iterator[None]:
     met before costs some tenths of a millisecond more, once.
 
     Args:
-        may_round: Whether factors may be rounded on the way, which is faster where a processor has
-            tiles (see `has_tiles`), to bfloat16, and on a GPU, to TF32: torch's "medium" precision
-            of float32 products. Sums and results stay float32.
+        rounded_on: The kind of device on which factors may be rounded on the way, torch's "medium"
+            precision of float32 products; None: nowhere. On "cpu" to bfloat16, where a processor
+            has tiles (see `has_tiles`), on "cuda" to TF32: there torch refuses to tell its older
+            `allow_tf32` meanwhile. Sums and results stay float32.
     """
     with ExitStack() as blocks:
-        if onednn_is_faster() or (may_round and has_tiles()):
+        if onednn_is_faster() or (rounded_on == "cpu" and has_tiles()):
             blocks.enter_context(_blocks)
-        if may_round and torch.cuda.is_available():
+        if rounded_on == "cuda":
             blocks.enter_context(_gpu_blocks)
         yield
 
@@ -63,7 +64,8 @@ class _Blocks:
 
     def __init__(self, setting: Callable[[], Any], inside: str) -> None:
         self._setting, self._inside = setting, inside
-        self._lock, self._open, self._before = threading.Lock(), 0, ""
+        self._lock, self._before = threading.Lock(), ""
+        self._open = self._left = 0
 
     @property
     def precision(self) -> str:
@@ -93,13 +95,17 @@ class _Blocks:
     @contextmanager
     def as_before(self) -> Iterator[None]:
         """Leave all open blocks for a while."""
-        here = self.precision
-        if self._open:
-            self.precision = self._before
+        with self._lock:
+            if self._open and self._left == 0:
+                self.precision = self._before
+            self._left += 1
         try:
             yield
         finally:
-            self.precision = here
+            with self._lock:
+                self._left -= 1
+                if self._open and self._left == 0:
+                    self.precision = self._inside
 
 
 _blocks = _Blocks(lambda: getattr(torch.backends.mkldnn, "matmul", None), "bf16")

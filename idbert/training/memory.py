@@ -23,9 +23,11 @@ from idbert.nn.item_models import ItemModel
 from idbert.nn.losses.binary import BinaryLoss
 from idbert.nn.losses.catalogue import ChunkedSoftmax, usual_chunk
 from idbert.nn.losses.sampled import SampledSoftmax
+from idbert.nn.products import has_tiles
 from idbert.training.arguments import TrainingSettings
 from idbert.training.devices import device_type
 from idbert.training.machine_memory import free_bytes
+from idbert.training.precision import resolve_precision
 from idbert.training.row_adamw import wants_sparse_rows
 from idbert.training.validation import Validation, chunk_memory_mib
 
@@ -188,7 +190,10 @@ def workload_of(
         if isinstance(loss, SampledSoftmax) and not has_own:
             scored = min(targets, usual_chunk(per_target, device_type(settings.device)))
     elif isinstance(loss, ChunkedSoftmax):
-        usual = usual_chunk(config.vocab_size, device_type(settings.device))
+        device = device_type(settings.device)
+        precision = resolve_precision(settings.precision, config.hidden_size, device)
+        is_rounded = precision == "medium" and has_tiles()
+        usual = usual_chunk(config.vocab_size, device, is_rounded=is_rounded)
         scored, copies = min(targets, loss.chunk_size or usual), 2
     return Workload(
         rows=config.vocab_size,

@@ -93,7 +93,8 @@ class PlannedTrainer(StrategyTrainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Add a batch's gradients to those of its step, those of adversarial passes with them."""
-        with fast_products(may_round=self.precision == "medium"):
+        rounded_on = self.args.device.type if self.precision == "medium" else None
+        with fast_products(rounded_on=rounded_on):
             if self._attack is not None:
                 return self._attacked_step(self._attack, model, inputs, num_items_in_batch)
             step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)

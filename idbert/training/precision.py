@@ -12,10 +12,7 @@ WORTHWHILE_WIDTH = 256
 
 
 def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str:
-    """Say what "auto" means here: what is fastest of what has been shown to be as good.
-
-    That is bfloat16 where hardware computes it and the model is wide enough for the conversions to
-    pay, else medium where hardware rounds products within, else float32.
+    """Say what "auto" means here: bfloat16 where it is computed by hardware and pays.
 
     Args:
         precision: auto, float32, medium or bfloat16.
@@ -24,14 +21,8 @@ def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str
     """
     if precision != "auto":
         return precision
-    if hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type):
-        return "bfloat16"
-    return "medium" if rounds_products(device_type) else "float32"
-
-
-def rounds_products(device_type: str) -> bool:
-    """Say whether products of float32 matrices are faster rounded within: by tiles, or TF32."""
-    return device_type == "cuda" or (device_type == "cpu" and has_tiles())
+    pays = hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type)
+    return "bfloat16" if pays else "float32"
 
 
 def computes_bfloat16(device_type: str) -> bool:

@@ -86,7 +86,7 @@ def start_from_probe(
         encoded: The training texts; each of several windows counts as a text.
         targets: Of the texts: Int64 [N], Float32 [N, C] of 0 and 1, or Float32 [N].
         pad_id: The tokenizer's.
-        precision: float32 or bfloat16, for the encoder's products.
+        precision: float32, medium (here as float32) or bfloat16, for the encoder's products.
         seed: Chooses PROBE_ROWS texts where there are more.
     """
     chosen_N = np.random.default_rng(seed).permutation(len(encoded))[:PROBE_ROWS]

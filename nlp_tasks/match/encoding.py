@@ -82,8 +82,6 @@ def encode_sentences(
     prompt = _prompt(model, task) if prompt is None else prompt
     device = model.device.type
     resolved = resolve_precision(precision, _width(model), device)
-    if resolved == "medium":  # of a training; vectors are as exact as the model's unless bfloat16
-        resolved = "float32"
     inputs = _fast_inputs(model, texts, prompt, task)
     if inputs is None:
         return _by_the_model(model, texts, prompt, task, resolved, progress)

@@ -149,10 +149,10 @@ class MatchTrainer(StrategyTrainer, SentenceTransformerTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """Add a batch's gradients to those of its step."""
-        may_round = self.precision == "medium"
+        rounded_on = self.args.device.type if self.precision == "medium" else None
         with ExitStack() as blocks:
-            if may_round or self._grouped is not None:
-                blocks.enter_context(fast_products(may_round=may_round))
+            if rounded_on is not None or self._grouped is not None:
+                blocks.enter_context(fast_products(rounded_on=rounded_on))
             if self._grouped is not None:
                 blocks.enter_context(self._grouped.active())
             step_loss: Tensor = super().training_step(model, inputs, num_items_in_batch)

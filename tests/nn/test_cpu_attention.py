@@ -1,5 +1,7 @@
 """Attention by batched products beside torch's fused attention and its gradients."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,23 +80,26 @@ def on_tiles(monkeypatch):
 def test_where_products_are_rounded_fused_attention_is_not(mask, monkeypatch):
     visible, is_causal = mask_of(mask)
     whole, expected = inputs(), inputs()
-    hidden = shown(visible, is_causal)
-    seen, attend = [], F.scaled_dot_product_attention
+    hidden, seen, plain = shown(visible, is_causal), [], subject.plain_products
 
-    def watched(*tensors, **options):
-        attended = attend(*tensors, **options)
-        for moment in (attended, tensors[0]):
-            moment.register_hook(lambda _: seen.append(products.products_are_rounded()))
-        seen.append(products.products_are_rounded())
-        return attended
+    @contextmanager
+    def watched():
+        with plain():
+            yield seen.append(products.products_are_rounded())
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    with fast_products(may_round=True):
+    monkeypatch.setattr(subject, "plain_products", watched)
+    with fast_products(rounded_on="cpu"):
         attended = fused_attention(*whole, hidden, dropout=0.0, is_causal=False)
         assert products.products_are_rounded()
-        attended.square().sum().backward()
-    assert seen == [False, False, False], "forward pass, begin and end of the backward pass"
-    truth = attend(*expected, attn_mask=hidden)
+        loss = attended.square().sum()
+        loss.backward(retain_graph=True)
+        for tensor in whole:
+            tensor.grad = None
+        loss.backward()
+    assert seen == [False] * 3, "forwards once, backwards twice"
+    alone = fused_attention(*whole, None, dropout=0.0, is_causal=True)
+    torch.testing.assert_close(alone, fused(*whole, None, True))
+    truth = F.scaled_dot_product_attention(*expected, attn_mask=hidden)
     truth.square().sum().backward()
     torch.testing.assert_close(attended, truth)
     for ours, theirs in zip(whole, expected, strict=True):
@@ -104,24 +109,29 @@ def test_where_products_are_rounded_fused_attention_is_not(mask, monkeypatch):
 @pytest.mark.usefixtures("on_tiles")
 def test_a_model_trains_with_rounded_products_with_and_without_recomputed_layers():
     settings = EncoderSettings(
-        hidden_size=8,
+        hidden_size=64,
         num_layers=2,
         num_heads=2,
-        max_length=9,
+        max_length=32,
         hidden_dropout=0.0,
         attention_dropout=0.0,
     )
     torch.manual_seed(0)
     model = NextItemModel.build(settings, vocab_size=20).train()
-    ids = torch.randint(5, 20, (3, 9))
+    calls = []
+    model.backbone.encoder.encoder.layer[1].intermediate.register_forward_hook(
+        lambda *_: calls.append(products.products_are_rounded())
+    )
+    ids = torch.randint(5, 20, (8, 32))
     gradients = []
     for form in ("plain", "rounded", "recomputed"):
         if form == "recomputed":
             model.gradient_checkpointing_enable()
         model.zero_grad()
-        with fast_products(may_round=form != "plain"):
+        with fast_products(rounded_on=None if form == "plain" else "cpu"):
             model(ids, labels=ids).loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert calls == [False, True, True, True], "and the layer is computed again once, and rounded"
     plain, rounded, recomputed = gradients
     torch.testing.assert_close(rounded, recomputed)
     assert (rounded - plain).norm() < 0.02 * plain.norm()

@@ -128,6 +128,7 @@ def test_unless_told_otherwise_a_chunk_fits_into_the_caches_of_a_processor(monke
     assert usual_chunk(3_416, "cpu") == 2 * 153
     assert usual_chunk(10, "cpu") == usual_chunk(54_542, "cuda") == 1024
     assert usual_chunk(54_542, "cpu") == 64
+    assert usual_chunk(54_542, "cpu", is_rounded=True) == 76
     with LargestTensor() as chunked:
         loss_and_gradients(chunked_softmax_loss, *problem(num_targets=400, num_rows=20_000))
     assert chunked.elements == 58 * 20_000  # seven chunks of at most 64 targets, evenly

@@ -67,7 +67,7 @@ def on_tiles(monkeypatch):
 def test_factors_are_rounded_only_where_they_may_be():
     with fast_products():
         assert not products_are_fast()
-    with fast_products(may_round=True):
+    with fast_products(rounded_on="cpu"):
         assert products_are_fast() and products_are_rounded()
         assert padded_rows(torch.ones(17, 3)).shape == (32, 3)
         with plain_products():
@@ -80,16 +80,15 @@ def test_factors_are_rounded_only_where_they_may_be():
 @pytest.mark.usefixtures("on_any_processor")
 def test_where_onednn_is_exact_nothing_is_rounded_by_leave_to_do_so(monkeypatch):
     monkeypatch.setattr(products, "has_tiles", lambda: False)
-    with fast_products(may_round=True):
+    with fast_products(rounded_on="cpu"):
         assert products_are_fast() and not products_are_rounded()
 
 
-def test_a_gpu_rounds_to_tf32_where_it_may(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_a_gpu_rounds_to_tf32_where_it_may():
     before = torch.backends.cuda.matmul.fp32_precision
-    with fast_products():
+    with fast_products(rounded_on="cpu"):
         assert torch.backends.cuda.matmul.fp32_precision == before
-    with fast_products(may_round=True):
+    with fast_products(rounded_on="cuda"):
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == before
 
@@ -97,7 +96,7 @@ def test_a_gpu_rounds_to_tf32_where_it_may(monkeypatch):
 @pytest.mark.skipif(not has_tiles(), reason="this processor has no tiles of matrices")
 def test_rounded_factors_are_those_of_bfloat16_and_sums_are_not_rounded():
     left, right = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(1))
-    with fast_products(may_round=True):
+    with fast_products(rounded_on="cpu"):
         rounded = left @ right
     expected = left.bfloat16().double() @ right.bfloat16().double()
     torch.testing.assert_close(rounded.double(), expected, rtol=1e-4, atol=1e-4)

@@ -11,29 +11,21 @@ from tests.training.small_rows import build_rows, row_model
 
 
 @pytest.mark.parametrize(
-    ("asked", "width", "has_hardware", "has_tiles", "expected"),
+    ("asked", "width", "has_hardware", "expected"),
     [
-        ("auto", 256, True, True, "bfloat16"),
-        ("auto", 255, True, False, "float32"),
-        ("auto", 255, True, True, "medium"),
-        ("auto", 768, False, False, "float32"),
-        ("float32", 768, True, True, "float32"),
-        ("medium", 768, False, False, "medium"),
-        ("bfloat16", 16, False, False, "bfloat16"),
+        ("auto", 256, True, "bfloat16"),
+        ("auto", 255, True, "float32"),
+        ("auto", 768, False, "float32"),
+        ("float32", 768, True, "float32"),
+        ("medium", 768, True, "medium"),
+        ("bfloat16", 16, False, "bfloat16"),
     ],
 )
-def test_auto_is_bfloat16_for_a_wide_model_and_medium_for_another_where_hardware_has_them(
-    asked, width, has_hardware, has_tiles, expected, monkeypatch
+def test_auto_is_bfloat16_where_hardware_computes_it_and_the_model_is_wide(
+    asked, width, has_hardware, expected, monkeypatch
 ):
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: has_hardware)
-    monkeypatch.setattr(precision, "has_tiles", lambda: has_tiles)
     assert resolve_precision(asked, width, "cpu") == expected
-
-
-def test_a_gpu_rounds_products_and_an_unknown_device_does_not(monkeypatch):
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
-    assert resolve_precision("auto", 64, "cuda") == "medium"
-    assert resolve_precision("auto", 64, "mps") == "float32"
 
 
 def test_only_known_hardware_computes_bfloat16(monkeypatch):
@@ -95,7 +87,6 @@ def test_products_are_rounded_in_steps_of_medium_training_alone(chosen, tmp_path
 
 def test_the_trainer_tells_which_precision_was_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
-    monkeypatch.setattr(precision, "has_tiles", lambda: False)
     assert build_rows(tmp_path, precision="auto").precision == "float32"
     wide = row_model(hidden_size=256, num_layers=1)
     assert build_rows(tmp_path, model=wide, precision="auto").precision == "bfloat16"

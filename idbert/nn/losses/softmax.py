@@ -18,7 +18,8 @@ _CACHED_SCORES = 2**19
 _ROUNDED_TIMES = 4
 
 _LARGEST_TOTAL = 1e25
-"""Of exponentials that are taken without subtracting the largest score; float32 ends at 3e38."""
+"""Of exponentials that are taken without subtracting the largest score, which would be two more
+passes over the scores; float32 ends at 3e38."""
 
 _NOBODYS = -100
 """Target of a row that is there for the size of a product alone."""
@@ -110,7 +111,9 @@ def chunked_softmax_loss(
         bias_V,
         targets_M,
         weights_M,
-        usual_chunk(len(weight_VD), hidden_MD.device.type) if chunk_size is None else chunk_size,
+        usual_chunk(len(weight_VD), hidden_MD.device.type, is_rounded=products_are_rounded())
+        if chunk_size is None
+        else chunk_size,
         float(label_smoothing),
         first_row,
         torch.is_grad_enabled(),
@@ -147,15 +150,29 @@ class _ChunkedSoftmax(torch.autograd.Function):
             if smoothing:
                 mean_D = weight_VD[first_row:].mean(0, dtype=wide)
                 mean_bias, num_items = wide_bias_V[first_row:].mean(), len(bias_V) - first_row
+            # Where the largest score has to be subtracted once, it is likely to be so again.
+            subtracts = not hidden_MD.is_cpu or product == torch.float16
             even_size = even_size_of(len(targets_M), chunk_size)
             for start in range(0, len(targets_M), even_size):
                 chunk = slice(start, start + even_size)
                 target_M1 = targets_M[chunk, None]
                 count = len(target_M1)
                 chunk_PD = padded_rows(hidden_MD[chunk], even_size).to(product)
-                exponentials_PV, total_P1, log_total_P1, of_target_M1 = exponentials_of_scores(
-                    chunk_PD, narrow_VD, wide_bias_V, target_M1
-                )
+                scores_PV = _scores(chunk_PD, narrow_VD, wide_bias_V)
+                of_target_M1 = scores_PV[:count].gather(1, target_M1)
+                # softmax in place: the scores become their exponentials, then the gradient
+                if not subtracts:
+                    total_P1 = scores_PV.exp_().sum(1, keepdim=True)
+                    log_total_P1 = total_P1.log()
+                    smallest, largest = total_P1.aminmax()
+                    if not 1 / _LARGEST_TOTAL < smallest <= largest < _LARGEST_TOTAL:
+                        subtracts = True
+                        del scores_PV
+                        scores_PV = _scores(chunk_PD, narrow_VD, wide_bias_V)
+                if subtracts:
+                    largest_P1 = scores_PV.amax(1, keepdim=True)
+                    total_P1 = scores_PV.sub_(largest_P1).exp_().sum(1, keepdim=True)
+                    log_total_P1 = total_P1.log().add_(largest_P1)
                 loss_M1 = log_total_P1[:count] - of_target_M1
                 weight_M1 = torch.ones_like(loss_M1)
                 if weights_M is not None:
@@ -170,7 +187,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     # target with 1 - smoothing, and each item with smoothing / num_items
                     scale_P1 = torch.zeros_like(total_P1)
                     scale_P1[:count] = weight_M1 / total_P1[:count]
-                    grad_PV = exponentials_PV.mul_(scale_P1)
+                    grad_PV = scores_PV.mul_(scale_P1)
                     grad_PV[:count].scatter_add_(1, target_M1, (smoothing - 1) * weight_M1)
                     bias_grad_V += grad_PV.sum(0)
                     narrow_PV = grad_PV.to(product)
@@ -202,60 +219,28 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return (*gradients, None, None, None, None, None, None)
 
 
-def exponentials_of_scores(
-    chunk_PD: Float[Tensor, "P D"],
-    weight_VD: Float[Tensor, "V D"],
-    bias_V: Float[Tensor, "V"],
-    target_M1: Int64[Tensor, "M 1"],
-) -> tuple[Float[Tensor, "P V"], Float[Tensor, "P 1"], Float[Tensor, "P 1"], Float[Tensor, "M 1"]]:
-    """Return the terms of softmaxes over all rows, and what their cross-entropies need.
-
-    Args:
-        chunk_PD: Vectors at positions, in the dtype of the product.
-        weight_VD: Vectors of the vocabulary rows, likewise.
-        bias_V: Bias of the vocabulary rows, in the dtype of the result.
-        target_M1: The right row at each of the first M positions.
-
-    Returns:
-        exp(score - c) of each row, where c is some number of the position's; their sums; the
-        logarithms of the sums of exp(score); and the targets' scores.
-    """
-    scores_PV = _scores(chunk_PD, weight_VD, bias_V)
-    of_target_M1 = scores_PV[: len(target_M1)].gather(1, target_M1)
-    if scores_PV.is_cpu and chunk_PD.dtype != torch.float16:
-        # To find the largest score and to subtract it are two of the five passes over all scores,
-        # and those of models are hardly ever so large or so small that it must be.
-        total_P1 = scores_PV.exp_().sum(1, keepdim=True)
-        smallest, largest = total_P1.aminmax()
-        if 1 / _LARGEST_TOTAL < smallest and largest < _LARGEST_TOTAL:
-            return scores_PV, total_P1, total_P1.log(), of_target_M1
-        scores_PV = _scores(chunk_PD, weight_VD, bias_V)
-    largest_P1 = scores_PV.amax(1, keepdim=True)
-    total_P1 = scores_PV.sub_(largest_P1).exp_().sum(1, keepdim=True)
-    return scores_PV, total_P1, total_P1.log().add_(largest_P1), of_target_M1
-
-
 def _scores(chunk_PD: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
     # Faster than to let the product begin with the bias.
     return (chunk_PD @ weight_VD.T).to(bias_V.dtype).add_(bias_V)
 
 
-def usual_chunk(num_rows: int, device_type: str) -> int:
+def usual_chunk(num_rows: int, device_type: str, *, is_rounded: bool = False) -> int:
     """Return how many targets are scored at a time where nobody says it.
 
-    On a CPU as many as leave the scores in the cores' caches, for they are read and written five
-    times, but at least 64, for all rows are read anew for each chunk: 153 a thread for 3,416 rows.
-    Four times as many where products are rounded, which makes them so fast that reading the rows
-    and their gradients costs more. Elsewhere 1,024.
+    On a CPU as many as leave the scores in the cores' caches, for they are read and written five to
+    seven times, but at least 64, for all rows are read anew for each chunk: 153 a thread for 3,416
+    rows. Four times as many where products are rounded, which makes them so fast that reading the
+    rows and their gradients costs more. Elsewhere 1,024.
 
     Args:
         num_rows: That are scored against.
         device_type: cpu, or cuda and the like.
+        is_rounded: Whether products are rounded, see `products_are_rounded`.
     """
     if device_type != "cpu":
         return _LARGEST_CHUNK
     cached = _CACHED_SCORES * torch.get_num_threads() // max(1, num_rows)
-    if products_are_rounded():
+    if is_rounded:
         cached *= _ROUNDED_TIMES
     return min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, cached))
 
