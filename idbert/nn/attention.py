@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor, nn
 
 from idbert.nn.asked import WORTHWHILE_SHARE, Asked, at_positions
-from idbert.nn.cpu_attention import cpu_attention, fused_attention, packed_attention, suits
+from idbert.nn.cpu_attention import cpu_attention, packed_attention, suits
 from idbert.nn.dropout import dropout as drop
 from idbert.nn.encoder_config import EncoderConfig
+from idbert.nn.fused_attention import fused_attention
 from idbert.nn.relative import (
     DistancesOfSome,
     RelativeDistances,
