@@ -157,6 +157,20 @@ def test_of_a_sampled_loss_a_chunk_of_scores_counts():
 
 
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("precision", "has_tiles", "chunk"),
+    [("float32", True, 104), ("medium", False, 104), ("medium", True, 4 * 104)],
+)
+def test_chunks_are_larger_where_products_are_rounded(precision, has_tiles, chunk, monkeypatch):
+    monkeypatch.setattr(memory, "has_tiles", lambda: has_tiles)
+    sequences = Sequences.from_histories([list(range(4, 204))] * 100)
+    settings = TrainingSettings(precision=precision, device="cpu")
+    budget = BatchSettings(token_budget=5000)
+    work = workload_of(sketched(rows=10_000), sequences, None, budget, settings, 0)
+    assert work.scored_targets == chunk
+
+
 def test_what_does_not_fit_is_refused_and_what_is_advised_fits():
     free = 1000 * MIB
     with pytest.raises(ConfigError) as error:
