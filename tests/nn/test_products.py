@@ -77,6 +77,19 @@ def test_factors_are_rounded_only_where_they_may_be():
     assert not products_are_fast()
 
 
+@pytest.mark.usefixtures("on_tiles")
+def test_threads_that_leave_the_block_at_the_same_time_come_back_into_it():
+    with fast_products(rounded_on="cpu"):
+        first, second = plain_products(), plain_products()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not products_are_rounded(), "the second one still computes"
+        second.__exit__(None, None, None)
+        assert products_are_rounded()
+    assert not products_are_fast()
+
+
 @pytest.mark.usefixtures("on_any_processor")
 def test_where_onednn_is_exact_nothing_is_rounded_by_leave_to_do_so(monkeypatch):
     monkeypatch.setattr(products, "has_tiles", lambda: False)
