@@ -22,8 +22,9 @@ from idbert.nn.relative import Block, RelativeDistances, blocks_of, collect, spr
 NUM_AT_ONCE = 2**20
 """Scores computed at a time: 4 MiB of float32, which a processor's caches about hold."""
 
-NUM_KEPT = 2**22
-"""Scores of a layer whose shares are kept for the backward pass: 16 MiB of float32."""
+NUM_KEPT = 2**23
+"""Scores of a layer whose shares are kept for the backward pass: 32 MiB of float32. To compute them
+once more takes a quarter of the time of attention."""
 
 
 def suits(query: Tensor, probability: float, *, has_bias: bool = False) -> bool:

@@ -293,4 +293,4 @@ def test_on_a_processor_no_large_matrices_of_attention_are_kept(settings):
         return work.matrix_columns
 
     assert columns(2_000) == 2 * 200
-    assert columns(20_000) == -(-NUM_AT_ONCE // 20_000) < 2 * 200
+    assert columns(40_000) == -(-NUM_AT_ONCE // 40_000) < 2 * 200
