@@ -1,12 +1,16 @@
 """What README.md, the Makefile and the recipes promise."""
 
+import ast
 import importlib
 import re
 import shlex
 from pathlib import Path
 from typing import get_type_hints
 
+import pandas as pd
 import pytest
+import torch
+from transformers import BertConfig, BertModel
 
 from pipelines.cli import parse_settings
 from tests.pipelines.commands import succeed
@@ -62,6 +66,38 @@ def test_every_command_on_the_samples_runs(working_folder: Path) -> None:
     reported = [folder for folder, name in made.items() if name not in UNREPORTED]
     assert all((working_folder / folder / "report.html").exists() for folder in reported)
     assert SAMPLES not in README or made
+    run_the_library_example()
+
+
+def run_the_library_example() -> None:
+    """Run the block "As a library" on the runs that the commands have left."""
+    folder = "path/to/bert-or-nezha"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=50, intermediate_size=16, **sizes)).save_pretrained(folder)
+    ids = torch.randint(50, (2, 5))
+    frame = pd.read_csv(f"{SAMPLES}/interactions.csv")
+    names = {"frame": frame, "input_ids": ids, "mask": torch.ones_like(ids)}
+    (example,) = re.findall(r"^```python\n(from idbert .*?)^```", README, re.DOTALL | re.MULTILINE)
+    shown = []
+    for statement in ast.parse(example).body:
+        code = ast.unparse(statement)
+        if isinstance(statement, ast.Expr):
+            shown.append(eval(code, names))
+        else:
+            exec(code, names)
+    *tables, (last, every) = shown
+    lists = ["rank", "item_id", "score"]
+    per_user, per_history = ["user_id", *lists], ["history", *lists]
+    expected = [
+        per_user,
+        per_history,
+        per_user,
+        ["item_id", "rank", "similar_item_id", "score"],
+        ["prediction", "probability"],
+    ]
+    assert [list(table) for table in tables] == expected
+    assert all(len(table) for table in tables)
+    assert [state.shape for state in (last, *every)] == [(2, 5, 8)] * 4
 
 
 @pytest.mark.parametrize(
