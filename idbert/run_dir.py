@@ -130,7 +130,7 @@ class RunDir:
         if not marker["complete"]:
             raise CheckpointError(
                 f"{run.path}: training has not finished. Run the same training command again; it "
-                "resumes from the newest checkpoint."
+                "goes on from the newest checkpoint, or begins where there is none."
             )
         for name, digest in marker["files"].items():
             verify(run.path / name, digest)

@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,7 +26,7 @@ Changes = Mapping[str, str]
 OPTIONS, NAME = "options", "name"
 """Of a part: its options belong to its name, and are replaced as a whole."""
 
-SEED, EPOCHS = "training.seed", "training.epochs"
+SEED, EPOCHS, PATIENCE = "training.seed", "training.epochs", "training.patience"
 OF_THE_STUDY = ("run", "plugins", SEED, EPOCHS)
 """Settings that the study itself gives to each run."""
 
@@ -289,7 +289,19 @@ def read_recipe(
 
 def _base(study: StudySettings) -> dict[str, Any]:
     base = read_recipe(study.recipe, study.base, study.plugins)
+    if "patience" not in base.get("training", {}) and _default_patience(study.pipeline):
+        base = merged(base, {PATIENCE: None})
     return merged(base, {} if study.epochs is None else {EPOCHS: study.epochs})
+
+
+def _default_patience(pipeline: str) -> int | None:
+    """Return after how many evaluations a command ends by itself where nothing is said."""
+    (training,) = [one for one in fields(settings_class(pipeline)) if one.name == "training"]
+    has_factory = training.default_factory is not MISSING
+    patience: int | None = (
+        training.default_factory() if has_factory else training.default
+    ).patience
+    return patience
 
 
 def _variant(study: StudySettings, base: dict[str, Any], changes: Changes, name: str) -> Variant:

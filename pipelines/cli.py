@@ -30,6 +30,9 @@ LOST = "One of the processes was killed or has failed, and the others cannot go 
 PLUGINS = "plugins"
 PLUGINS_HELP = "Modules to import first, because they register parts: '[my_package.my_block]'."
 
+LONGEST_MESSAGE = 1_000
+"""Characters of a message of jsonargparse's; it quotes the whole of what it cannot read."""
+
 SPEAKERS = ("idbert", "nlp_tasks")
 """The packages whose progress is shown."""
 
@@ -249,6 +252,12 @@ def _explain(message: str, parser: ArgumentParser) -> str:
     The nearest option; how a list is written; or what a group of settings holds.
     """
     message = " ".join(message.split())
+    if message.startswith("Unexpected config: "):
+        return (
+            "--config must name a YAML file of settings, and what was given is none: "
+            f"{_shortened(message.partition(': ')[2])} `{parser.prog} --help` lists all settings."
+        )
+    message = _shortened(message)
     unknown = message.partition("nrecognized arguments: --")[2].split("=")[0].split(" ")[0]
     known = [action.dest for action in parser._actions]
     settings = [name for name in known if not any(one.startswith(f"{name}.") for one in known)]
@@ -261,6 +270,12 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         message = f"--{group[1]} is no setting, but a group of them, and '{group[2]}' no YAML file"
         hint = f" Give a file of these settings, or one of them: {inner}."
     return f"{message}.{hint} `{parser.prog} --help` lists all settings."
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of what would fill the screen: a whole file, for one."""
+    half = LONGEST_MESSAGE // 2
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
 
 
 def _log_to_stderr() -> None:

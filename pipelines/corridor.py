@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from idbert import processes
-from idbert.errors import CheckpointError, ConfigError
+from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.attributes import attribute_rows
 from idbert.inputs.batch_plan import BatchSettings
 from idbert.inputs.cuts import SplitSettings, TimeSplitSettings
@@ -23,7 +24,7 @@ from idbert.nn.config import BERT_MAX_LENGTH, EncoderSettings
 from idbert.run_dir import MARKER, RunDir
 from idbert.tables import ITEM, TITLE, Interactions
 from idbert.training.arguments import TrainingSettings
-from pipelines.cli import settings_from
+from pipelines.cli import logger, settings_from
 
 STAGES = ("rec_pretrain", "rec_finetune")
 """The commands whose runs hold an item model."""
@@ -268,6 +269,28 @@ def read_titles(data: DataSettings, id_type: pa.DataType) -> dict[Any, str]:
         return {}
     ids = items[ITEM] if pa.types.is_integer(id_type) else items[ITEM].astype(str)
     return dict(zip(ids.tolist(), items[TITLE].astype(str).tolist(), strict=True))
+
+
+def check_titles(data: DataSettings, vocabulary: Vocabulary) -> None:
+    """Read the titles once before the training, which would be lost if they cannot be.
+
+    Raises:
+        DataError: the table of items cannot be read, or holds a title of no item of the catalogue.
+    """
+    titles = read_titles(data, vocabulary.ids.type)
+    named = _named(data)
+    path = data.items or (named.items if named else None)
+    if path is None or (not titles and data.attributes):
+        return
+    titled = pa.array(list(titles), vocabulary.ids.type)
+    num_found = pc.is_in(vocabulary.ids, value_set=titled).true_count
+    if num_found == 0:
+        raise DataError(
+            f"{path} has a title of none of the {vocabulary.num_items} items of the catalogue. "
+            "Check that its item ids are written as the log's are (leading zeros, say), or leave "
+            "out data.items."
+        )
+    logger.info("%s: titles of %d of %d items", path, num_found, vocabulary.num_items)
 
 
 def read_attributes(data: DataSettings, vocabulary: Vocabulary) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +31,10 @@ from pipelines.corridor import (
     as_dict,
     as_prepared,
     check_choosing,
+    check_titles,
     check_windows,
     log_settings_of,
     read_attributes,
-    read_titles,
 )
 from pipelines.data_files import files_of_log, is_same, refuse_changed, remember_files
 from pipelines.reporting import finish_run, is_trained, report_once
@@ -77,6 +78,8 @@ def main(config: RecFinetuneSettings) -> None:
     same --data, --split and --model settings.
     """
     config = as_prepared(config)
+    if config.pretrained is not None and not Path(config.run).exists():
+        RunDir.open(config.pretrained, STAGES)  # refused now, before the folder is made
     run = RunDir.create(config.run, "rec_finetune", as_dict(config))
     if is_trained(run):
         refuse_changed(run, files_of_log(config.data))
@@ -84,7 +87,7 @@ def main(config: RecFinetuneSettings) -> None:
         return
     with stage("read and split the log"):
         log = read_split_log(config)
-        read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training
+        check_titles(config.data, log.vocabulary)  # refused now, not after training
     remember_files(run, files_of_log(config.data))
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})

@@ -26,9 +26,9 @@ from pipelines.corridor import (
     as_dict,
     as_prepared,
     check_choosing,
+    check_titles,
     check_windows,
     read_attributes,
-    read_titles,
 )
 from pipelines.data_files import files_of_log, refuse_changed, remember_files
 from pipelines.frequency_start import start_items
@@ -90,7 +90,7 @@ def main(config: RecPretrainSettings) -> None:
         return
     with stage("read and split the log"):
         log = read_split_log(config)
-        read_titles(config.data, log.vocabulary.ids.type)  # refused now, not after training
+        check_titles(config.data, log.vocabulary)  # refused now, not after training
     remember_files(run, files_of_log(config.data))
     vocabulary = log.vocabulary
     check_agreement({"the vocabulary": vocabulary.fingerprint()})

@@ -25,6 +25,7 @@ from idbert.tables import HISTORY, ITEM, RANK, SCORE, TITLE, USER, Interactions
 from pipelines.cli import logger, naming_plugins_of, run_command, stage
 from pipelines.corridor import (
     STAGES,
+    DataSettings,
     filters_seen,
     log_settings_of,
     open_prepared,
@@ -171,7 +172,7 @@ def _histories(
         if len(missing):
             raise DataError(
                 f"{len(missing)} users are not in {config.histories or data.source}, the first is "
-                f"{min(missing.to_pylist())!r}."
+                f"{min(missing.to_pylist())!r}.{_left_out(data, config)}"
             )
         kept_U = pc.is_in(users, value_set=wanted).to_numpy(zero_copy_only=False)
     num_users = int(kept_U.sum())
@@ -182,6 +183,18 @@ def _histories(
     if isinstance(log, PreparedLog):
         return log.of_users(kept_U).interactions(), num_users
     return log.filter(np.repeat(kept_U, np.diff(log.user_offsets()))), num_users
+
+
+def _left_out(data: DataSettings, config: RecRecommendSettings) -> str:
+    """Say that users of the log may have been left out, and how they are served all the same."""
+    least = {"min_user_events": data.min_user_events, "min_item_events": data.min_item_events}
+    said = [f"data.{name}={count}" for name, count in least.items() if count > 1]
+    if config.histories is not None or not said:
+        return ""
+    return (
+        f" The run was trained with {' and '.join(said)}, which leaves users out. To recommend for "
+        f"these too, add --histories {data.source}."
+    )
 
 
 def _ids(text: str, id_type: pa.DataType, setting: str) -> list[Any]:

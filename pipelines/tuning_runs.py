@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 JOURNAL = "trials.jsonl"
 """Every proposal and every value, in the form of optuna's journal: `optuna-dashboard` reads it."""
+STUDY = "search"
+"""Its name in the journal."""
 PLAN = "plan"
 """Attribute of the study: what may not change when it goes on."""
 ONLY_MODEL = "model"
@@ -47,9 +49,10 @@ def open_study(given: SearchSettings, search: Search) -> "Study":
     pruner = optuna.pruners.NopPruner()
     if given.pruning == "median":
         pruner = optuna.pruners.MedianPruner(given.startup, given.pruning_start + 1)
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        study_name="search",
+        storage=storage,
+        study_name=STUDY,
         pruner=pruner,
         direction="minimize" if is_smaller_better(given.metric) else "maximize",
         load_if_exists=True,
@@ -60,6 +63,11 @@ def open_study(given: SearchSettings, search: Search) -> "Study":
         study.set_user_attr(PLAN, plan)
         if search.first is not None:
             study.enqueue_trial(dict(search.first))
+    elif known != plan and _is_all_failed(study):
+        for trial in study.get_trials(deepcopy=False):
+            shutil.rmtree(folder_of(given, trial.number), ignore_errors=True)
+        optuna.delete_study(study_name=STUDY, storage=storage)
+        return open_study(given, search)
     elif known != plan:
         changed = [name for name in plan if known.get(name) != plan[name]]
         raise ConfigError(
@@ -67,6 +75,13 @@ def open_study(given: SearchSettings, search: Search) -> "Study":
             "be compared with new ones. Name another --run. (More trials can be added by --trials.)"
         )
     return study
+
+
+def _is_all_failed(study: "Study") -> bool:
+    """Say whether nothing is lost if the search begins anew, with its settings mended."""
+    from optuna.trial import TrialState
+
+    return all(trial.state == TrialState.FAIL for trial in study.get_trials(deepcopy=False))
 
 
 def _drop_torn_line(journal: Path) -> None:
@@ -155,7 +170,7 @@ def _try(given: SearchSettings, search: Search, study: "Study", trial: "Trial") 
         raise
     except DataError as error:
         study.tell(trial, state=TrialState.FAIL)
-        _check_failures(study, error)
+        _check_failures(study, given.trials, error)
         logger.warning("%s It counts as failed, and the search goes on.", error)
         return
     curve = read_curve(run, given.metric)["value"].tolist()
@@ -167,11 +182,13 @@ def _try(given: SearchSettings, search: Search, study: "Study", trial: "Trial") 
     logger.info("%s %.4f; the best is %.4f", given.metric, value, study.best_value)
 
 
-def _check_failures(study: "Study", error: DataError) -> None:
+def _check_failures(study: "Study", num_trials: int, error: DataError) -> None:
     from optuna.trial import TrialState
 
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    if TrialState.COMPLETE not in states and states.count(TrialState.FAIL) >= MOST_FAILURES:
+    if TrialState.COMPLETE not in states and states.count(TrialState.FAIL) >= min(
+        MOST_FAILURES, num_trials
+    ):
         raise error
 
 

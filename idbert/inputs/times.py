@@ -18,6 +18,7 @@ _MICROSECONDS = {"nanoseconds": 1e-3, "microseconds": 1, "milliseconds": 1e3, "s
 # milliseconds, and 1e11 in seconds would be the year 5138.
 SMALLEST = {"nanoseconds": 1e17, "microseconds": 1e14, "milliseconds": 1e11, "seconds": 1e8}
 _YEAR_10000_US = 253_402_300_800_000_000
+_FIRST_DATE, _AFTER_LAST_DATE = 19700101, 21000101
 _ISO_TEXT = f"epoch_us(TRY_CAST({TIME} AS TIMESTAMPTZ))"
 _ADVICE = (
     "Give seconds since 1970-01-01 UTC, ISO dates (2024-05-31T18:30:00), or name another column "
@@ -39,8 +40,9 @@ def read_times(events: SourceRows, unit: TimeUnit) -> tuple[str, bool]:
         SQL for the int64 column, and whether it holds microseconds since 1970 UTC (else positions).
 
     Raises:
-        DataError: a time is missing, unreadable, negative or after the year 9999, a position is not
-            a whole number, or `unit` is not what the column holds.
+        DataError: numbers look like the digits of dates (20240531), a time is missing, unreadable,
+            negative or after the year 9999, a position is not a whole number, or `unit` is not what
+            the column holds.
     """
     kind = events.kinds[TIME]
     if kind == "times":
@@ -86,6 +88,8 @@ def _is_iso(events: SourceRows, unit: TimeUnit) -> bool:
 def _read_numbers(events: SourceRows, unit: TimeUnit, number: str, whole: bool) -> tuple[str, bool]:
     events.refuse(f"{number} IS NULL", TIME, "not a number", _ADVICE)
     events.refuse(f"{number} < 0", TIME, "which is negative", _ADVICE)
+    if unit == "auto":
+        _refuse_digits_of_dates(events, number)
     chosen = unit if unit != "auto" else _unit_by_size(events, number)
     if chosen == "positions":
         if not whole:
@@ -104,6 +108,21 @@ def _read_numbers(events: SourceRows, unit: TimeUnit, number: str, whole: bool) 
     if not whole:
         return f"CAST(round({number} * {scale}) AS BIGINT)", True
     return (f"{number} // 1000" if scale < 1 else f"{number} * {scale:.0f}"), True
+
+
+def _refuse_digits_of_dates(events: SourceRows, number: str) -> None:
+    """Refuse 20240531 and 20240531183000: as positions or milliseconds they would be nonsense."""
+    most = events.scalar(f"max({number})")
+    for form, scale in (("YYYYMMDD", 1), ("YYYYMMDDhhmmss", 10**6)):
+        if not _FIRST_DATE * scale <= most < _AFTER_LAST_DATE * scale:
+            continue
+        least = events.scalar(f"min({number})")
+        if least >= _FIRST_DATE * scale:
+            raise DataError(
+                f"{events.source}: the numbers in column '{events.labels[TIME]}', {least:.0f} to "
+                f"{most:.0f}, look like dates written as {form}, which are not read. Write them as "
+                "ISO dates (2024-05-31T18:30:00). If they are something else, name it by time_unit."
+            )
 
 
 def _unit_by_size(events: SourceRows, number: str) -> str:

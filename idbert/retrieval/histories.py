@@ -177,6 +177,13 @@ def _mapped(log: PreparedLog) -> Histories:
 def _read_table(table: pd.DataFrame | pa.Table, *, with_behaviours: bool) -> Interactions:
     """Read a table by the same checks as a log; without times the order of the rows counts."""
     names = table.columns if isinstance(table, pd.DataFrame) else table.column_names
+    missing = [name for name in (USER, ITEM) if name not in names]
+    if missing:
+        raise DataError(
+            f"the table of histories has no column {' and no '.join(missing)}; its columns: "
+            f"{', '.join(map(str, names))}. Rename them to {USER}, {ITEM} and {TIME}, whatever the "
+            "log that was trained on calls them."
+        )
     has_times = TIME in names
     absent = [] if has_times else [f"'{TIME}': the rows count as in order"]
     if with_behaviours and BEHAVIOUR not in names:

@@ -23,7 +23,7 @@ def allowed_items(
         deny: items that may not be; ids outside the catalogue change nothing.
 
     Raises:
-        DataError: no allowed item is in the catalogue.
+        DataError: no allowed item is in the catalogue, or all of them are denied.
     """
     if allow is None and deny is None:
         return None
@@ -46,6 +46,9 @@ def allowed_items(
         if unknown:
             logger.warning("%d of %d denied items are not in the catalogue", unknown, len(rows))
         allowed_V[rows] = False
+        if not allowed_V[FIRST_ITEM:].any():
+            of = "the catalogue's" if allow is None else "the allowed"
+            raise DataError(f"all {of} items are denied: nothing is left to recommend.")
     return allowed_V[FIRST_ITEM:]
 
 

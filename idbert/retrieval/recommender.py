@@ -2,13 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from idbert.errors import CheckpointError, ConfigError, DataError
 from idbert.inputs.item_batches import history_batches
@@ -36,6 +36,9 @@ USERS_AT_ONCE = 8192
 TOKEN_BUDGET = {"cpu": 4000}
 """Positions of a batch by the kind of device: on a CPU what its caches hold; elsewhere 12,800."""
 
+Excluded: TypeAlias = tuple[Int64[np.ndarray, "T"], Int64[np.ndarray, "_"]]
+"""Items that histories must not get, end to end, and where those of each begin and end."""
+
 SIMILAR = "similar_item_id"
 """Column of `Recommender.similar_items` with the item that is like another."""
 
@@ -52,6 +55,7 @@ class Recommender:
         search: how thoroughly the index is searched; what is None is as the index says.
         table_precision: in which numbers items are kept for exact search: bfloat16 takes half the
             memory and changes a few recommendations.
+        filter_seen: whether `recommend` leaves out items of the history where it is not told.
 
     Raises:
         CheckpointError: the parts do not belong together.
@@ -67,6 +71,7 @@ class Recommender:
         max_length: int | None = None,
         search: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
         table_precision: TablePrecision = "float32",
+        filter_seen: bool = True,
     ) -> None:
         if model.config.vocab_size != len(vocabulary):
             raise CheckpointError(
@@ -83,6 +88,7 @@ class Recommender:
                 "rec_index, or leave search out."
             )
         self._search = search
+        self.filter_seen = filter_seen
         self.model = model
         self.model.train(False)
         self.vocabulary = vocabulary
@@ -105,6 +111,8 @@ class Recommender:
     ) -> "Recommender":
         """Open a finished run.
 
+        Items of the history are left out or not as in the run's own evaluation (`filter_seen`).
+
         Args:
             run: the run's folder.
             index: whether to search by the run's index; None: if it has one.
@@ -117,7 +125,8 @@ class Recommender:
         Raises:
             CheckpointError: the run is missing, unfinished or damaged, or its index is missing,
                 damaged or of another model.
-            ConfigError: a setting cannot act, since there is no index or it is of another kind.
+            ConfigError: a setting cannot act, since there is no index or it is of another kind; or
+                there is no such device.
             MissingExtraError: the index needs FAISS, which is not installed, or its GPU part.
         """
         folder = RunDir.open(run)
@@ -133,14 +142,16 @@ class Recommender:
                 folder.index, folder.model_sha256, mapped=mapped, device=index_device
             )
         model = load_item_model(folder.model)
-        model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides the signature
+        _move(model, device)
+        config = folder.read_config()
         return cls(
             model,
             Vocabulary.load(folder.path),
             index=opened,
-            max_length=(folder.read_config().get("sequences") or {}).get("max_length"),
+            max_length=(config.get("sequences") or {}).get("max_length"),
             search=search,
             table_precision=table_precision,
+            filter_seen=bool(config.get("filter_seen", True)),
         )
 
     def recommend(
@@ -148,7 +159,7 @@ class Recommender:
         histories: HistoryList | HistoryTable,
         k: int = 10,
         *,
-        filter_seen: bool = True,
+        filter_seen: bool | None = None,
         allow: Ids | None = None,
         deny: Ids | None = None,
         behaviour: str | None = None,
@@ -163,8 +174,9 @@ class Recommender:
         Args:
             histories: lists of item ids, oldest first; or a table with user_id and item_id, and a
                 timestamp unless its rows are in order.
-            k: items wanted. A user gets fewer if the filters leave fewer.
-            filter_seen: whether items of the history are left out.
+            k: items wanted. A user gets fewer if the filters leave fewer; one for whom the index
+                finds fewer than that is searched for exactly.
+            filter_seen: whether items of the history are left out; None: as the run was trained.
             allow: the only items that may be recommended. They are scored exactly, without the
                 index.
             deny: items that may not be recommended; ids outside the catalogue change nothing.
@@ -201,7 +213,7 @@ class Recommender:
         histories: HistoryList | HistoryTable,
         k: int = 10,
         *,
-        filter_seen: bool = True,
+        filter_seen: bool | None = None,
         allow: Ids | None = None,
         deny: Ids | None = None,
         behaviour: str | None = None,
@@ -239,9 +251,11 @@ class Recommender:
         use_index = self.index is not None and allow is None
         self._report(read)
 
+        drops_seen = self.filter_seen if filter_seen is None else filter_seen
+
         def batch(start: int) -> pa.RecordBatch:
             part = read.part(start, min(start + users_at_once, len(read)))
-            return self._best(part, k, allowed_N, filter_seen, behaviour, use_index=use_index)
+            return self._best(part, k, allowed_N, drops_seen, behaviour, use_index=use_index)
 
         columns = [(read.key, read.keys.type), (RANK, pa.int64())]
         columns += [(ITEM, self.vocabulary.ids.type), (SCORE, pa.float32())]
@@ -270,6 +284,7 @@ class Recommender:
                 found = self.index.search(
                     users_UD, k, self._search, allowed_N=allowed_N, excluded=excluded
                 )
+                self._complete(found, users_UD, allowed_N, excluded)
             else:
                 found = self._exact.search(users_UD, k, allowed_N=allowed_N, excluded=excluded)
             scores_UK[has_items_U], rows_UK[has_items_U] = found
@@ -287,6 +302,30 @@ class Recommender:
                 ITEM: self.vocabulary.ids.take(pa.array(rows_UK[users, places])),
                 SCORE: scores_UK[users, places],
             }
+        )
+
+    def _complete(
+        self,
+        found: tuple[Float32[np.ndarray, "U K"], Int64[np.ndarray, "U K"]],
+        users_UD: Float32[np.ndarray, "U D"],
+        allowed_N: Bool[np.ndarray, "N"] | None,
+        excluded: Excluded | None,
+    ) -> None:
+        """Search exactly for those of whom an index found fewer items than wanted.
+
+        A few cells or a graph may hold fewer than k items that are neither seen nor denied.
+        """
+        scores_UK, rows_UK = found
+        is_short_U = (rows_UK < 0).any(1)
+        if not is_short_U.any():
+            return
+        if excluded is not None:
+            seen_T, offsets = excluded
+            lengths_U = np.diff(offsets)
+            kept = np.concatenate([[0], lengths_U[is_short_U].cumsum()])
+            excluded = seen_T[np.repeat(is_short_U, lengths_U)], kept
+        scores_UK[is_short_U], rows_UK[is_short_U] = self._exact.search(
+            users_UD[is_short_U], rows_UK.shape[1], allowed_N=allowed_N, excluded=excluded
         )
 
     def score(
@@ -469,3 +508,14 @@ class Recommender:
         frame.attrs["skipped_items"] = histories.num_skipped
         frame.attrs["popularity_histories"] = popularity
         return frame
+
+
+def _move(model: ItemModel, device: str) -> None:
+    try:
+        model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides the signature
+    except (AssertionError, RuntimeError) as error:  # torch's, by kind of build
+        said = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device is '{device}', which cannot be used here ({said}). Choose cpu, or cuda where "
+            "there is a GPU and torch is built for it."
+        ) from error

@@ -59,6 +59,23 @@ def test_small_numbers_are_positions():
     assert items(log) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("written", [[20240531, 20231120], [20240531183000, 20231120072900]])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_digits_of_dates_are_taken_for_no_number(written: list[int], as_text: bool):
+    moments = [str(moment) for moment in written] if as_text else written
+    log = frame_of(timestamp=moments, item_id=["a", "b"])
+    with pytest.raises(DataError, match="look like dates written as YYYYMMDD"):
+        read_interactions(log)
+    told = read_interactions(log, InteractionSettings(time_unit="positions"))
+    assert times(told) == sorted(written)
+
+
+def test_positions_may_be_as_large_as_dates():
+    assert not read_interactions(
+        frame_of(timestamp=[0, 20240531], item_id=["a", "b"])
+    ).times_are_real
+
+
 def test_the_time_unit_acts():
     def read(unit: str, moment: object = 1_000_000) -> tuple[list[int], bool]:
         log = read_interactions(

@@ -265,6 +265,15 @@ def test_crossed_choices_are_judged_in_all_company():
     assert winners_of(curves(values), variants) == {"rate": "low", "fusion": "last"}
 
 
+def test_a_study_turns_off_the_patience_that_a_command_has_by_itself():
+    base = {"training.epochs": 2}
+    for pipeline in ("rec_finetune", "rec_pretrain"):
+        variants = plan(settings(pipeline=pipeline, base=base, choices=CHOICES))
+        assert all(variant.settings["training"].get("patience") is None for variant in variants)
+    with pytest.raises(ConfigError, match="base sets training.patience"):
+        plan(settings(pipeline="rec_finetune", base=base | {"training.patience": 5}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -188,6 +188,18 @@ def test_a_question_that_has_no_answer_is_refused_and_writes_no_file(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_user_whom_the_runs_filter_left_out_is_told_so(world: World, tmp_path: Path) -> None:
+    few = pd.DataFrame({"user_id": 999, "item_id": ["item 01", "item 02"], "timestamp": [1, 2]})
+    log = tmp_path / "log.csv"
+    pd.concat([world.events, few]).to_csv(log, index=False)
+    arguments = (f"--data.source={log}", "--data.min_user_events=3", *TINY)
+    succeed("rec_finetune", "--run", tmp_path / "run", *arguments)
+    asked = ("rec_recommend", "--run", tmp_path / "run", "--k=1", "--users=999")
+    words = ["trained with data.min_user_events=3", f"add --histories {log}"]
+    refused(run(*asked), 1, "DataError", *words)
+    succeed(*asked, "--histories", log)
+
+
 def test_a_factory_string_that_cannot_be_built_leaves_the_old_index(copied: Path) -> None:
     before = json.loads((copied / "index" / "manifest.json").read_text())
     wrong = run("rec_index", "--run", copied, "--factory=HSNW32")
@@ -203,6 +215,7 @@ def test_a_pretrained_run_that_does_not_fit_is_refused(world: World, tmp_path: P
         return run("rec_finetune", *arguments, "--pretrained", pretrained)
 
     refused(start_from(tmp_path / "none"), 1, "CheckpointError", "no run at")
+    assert not (tmp_path / "run").exists()
     width = start_from(world.pretrained)
     refused(width, 2, "ConfigError", "tensors differ", "[32] there, [8] here", "same settings")
     others = {item: f"other {item}" for item in world.events["item_id"].unique()}
@@ -290,3 +303,16 @@ def test_a_table_of_titles_that_cannot_be_used_is_refused_before_training(
     )
     refused(finished, 1, "DataError", "items.csv has no column 'item_id'")
     assert sorted(os.listdir(run_folder)) == ["config.yaml", "run.json"]
+
+
+@pytest.mark.parametrize("rows", ["", "0,First\n1,Second\n"])
+def test_a_table_with_no_items_title_is_refused_before_training(
+    world: World, tmp_path: Path, rows: str
+) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title\n" + rows)
+    finished = run(
+        *("rec_finetune", "--run", tmp_path / "run", f"--data.source={world.log}"),
+        *(f"--data.items={items}", *TINY),
+    )
+    refused(finished, 1, "DataError", "items.csv has a title of none of the 12 items")

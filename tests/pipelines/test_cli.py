@@ -73,6 +73,14 @@ def test_a_group_of_settings_given_as_one_is_answered_with_the_settings_in_it():
         parse("--inner", "wide")
 
 
+def test_a_config_that_is_no_yaml_is_not_printed_whole(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("user_id,item_id,timestamp\n" + "1,2,3\n" * 10_000)
+    with pytest.raises(ConfigError, match="--config must name a YAML file of settings") as refused:
+        parse("--config", str(log))
+    assert len(str(refused.value)) < 1_300
+
+
 def test_an_unknown_key_in_a_file_is_refused(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("inner:\n  wdth: 8\n")

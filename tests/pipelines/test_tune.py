@@ -230,6 +230,16 @@ def test_a_search_whose_first_trials_all_fail_ends(tmp_path, pretended):
     assert "what it said" in finished.message
 
 
+def test_a_search_of_which_all_trials_failed_begins_anew_with_mended_settings(tmp_path, pretended):
+    pretended.statuses = {f"trial-{number:03d}": 1 for number in range(9)}
+    commands.run("tune", write_search(tmp_path, trials=2))
+    pretended.statuses = {}
+    mended = {**BASE, "data": {"source": "log.csv"}}
+    commands.succeed("tune", write_search(tmp_path, trials=2, base=mended))
+    assert pretended.folders == ["trial-000", "trial-001"] * 2
+    assert trials(tmp_path)["state"].tolist() == ["finished"] * 2
+
+
 def test_a_search_with_other_ranges_is_another_search(tmp_path, pretended):
     commands.succeed("tune", write_search(tmp_path, trials=1))
     ranges = {**RANGES, LAYERS: {"low": 1, "high": 3}}

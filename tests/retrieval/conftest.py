@@ -55,7 +55,14 @@ def model(log: pd.DataFrame, vocabulary: Vocabulary) -> NextItemModel:
 @pytest.fixture
 def run(tmp_path: Path, model: NextItemModel, vocabulary: Vocabulary) -> RunDir:
     """A finished run with a flat index."""
-    run = RunDir.create(tmp_path / "run", "finetune", {"sequences": {"max_length": 12}})
+    return finished_run(tmp_path / "run", model, vocabulary)
+
+
+def finished_run(
+    path: Path, model: NextItemModel, vocabulary: Vocabulary, **settings: object
+) -> RunDir:
+    """Write a run with a flat index."""
+    run = RunDir.create(path, "finetune", {"sequences": {"max_length": 12}, **settings})
     vocabulary.save(run.path)
     with run.writing("model") as aside:
         model.save_pretrained(aside)

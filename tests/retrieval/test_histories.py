@@ -26,6 +26,12 @@ def ids(read: Histories, vocabulary: Vocabulary) -> list[list[str]]:
     return [flat[a:b] for a, b in zip(read.offsets, read.offsets[1:], strict=False)]
 
 
+def test_a_table_with_other_columns_is_told_which_it_must_have(vocabulary: Vocabulary) -> None:
+    table = TABLE.rename(columns={"user_id": "customer"})
+    with pytest.raises(DataError, match="no column user_id; its columns: customer, item_id"):
+        read_histories(table, vocabulary)
+
+
 def test_lists_keep_their_order_and_are_numbered(vocabulary: Vocabulary) -> None:
     lists = [["item 03", "item 01"], [], ["item 02"]]
     read = read_histories(lists, vocabulary)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from idbert.retrieval.index import VectorIndex
 from idbert.retrieval.recommender import Recommender
 from idbert.rows import FIRST_ITEM
 from idbert.run_dir import RunDir
+from tests.retrieval.conftest import finished_run
 from tests.worlds import cycle_world, next_in_cycle
 
 
@@ -129,6 +131,20 @@ def test_a_user_gets_fewer_items_if_the_filters_leave_fewer(recommender: Recomme
     found = recommender.recommend([["item 01"], []], k=5, allow=["item 01", "item 02"])
     assert found["history"].tolist() == [0, 1, 1]
     assert recommender.recommend([], k=5).empty
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_whom_an_index_gives_too_few_items_gets_the_exact_best(filter_seen: bool) -> None:
+    recommender = untrained()
+    histories = [*drawn_histories(recommender), []]
+    vectors = recommender.model.item_vectors()[FIRST_ITEM:].numpy()
+    ids = recommender.vocabulary.ids
+    index = VectorIndex.build(vectors, ids, factory="IVF30,Flat")  # one cell of about two items
+    assert (index.search(vectors, 15)[1] < 0).any(1).all()
+    indexed = Recommender(recommender.model, recommender.vocabulary, index=index)
+    filters = {"filter_seen": filter_seen, "deny": ids.to_pylist()[:3]}
+    found, right = (each.recommend(histories, 15, **filters) for each in (indexed, recommender))
+    pd.testing.assert_frame_equal(found, right, rtol=1e-5)
 
 
 def test_a_history_without_a_known_item_gets_the_popular_ones_and_says_so(
@@ -254,6 +270,24 @@ def test_a_run_recommends_as_its_model_does(run: RunDir, recommender: Recommende
         pd.testing.assert_frame_equal(loaded.recommend(histories), right, rtol=1e-5)
 
 
+def test_a_run_that_was_trained_with_repeats_recommends_them(
+    run: RunDir, model: NextItemModel, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    history = [["item 03", "item 04"]]
+    assert set(history[0]).isdisjoint(Recommender.load(run.path).recommend(history)["item_id"])
+    finished_run(tmp_path / "repeating", model, vocabulary, filter_seen=False)
+    repeating = Recommender.load(tmp_path / "repeating")
+    assert set(history[0]) <= set(repeating.recommend(history, k=12)["item_id"])
+    told = repeating.recommend(history, filter_seen=True)
+    assert set(history[0]).isdisjoint(told["item_id"])
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused(run: RunDir, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}', which cannot be used here"):
+        Recommender.load(run.path, device=device)
+
+
 def test_without_an_index_a_run_recommends_too_but_not_by_it(run: RunDir) -> None:
     shutil.rmtree(run.index)
     assert Recommender.load(run.path).index is None
@@ -300,4 +334,9 @@ def test_lists_of_items_that_are_not_there_are_refused_or_told(
         recommender.similar_items(["a", "item 01", "b"])
     with caplog.at_level(logging.WARNING):
         recommender.recommend([["item 01"]], k=1, allow=["a", "item 02"])
+    every = recommender.vocabulary.ids.to_pylist()
+    with pytest.raises(DataError, match="all the catalogue's items are denied"):
+        recommender.recommend([["item 01"]], k=1, deny=every)
+    with pytest.raises(DataError, match="all the allowed items are denied"):
+        recommender.recommend([["item 01"]], k=1, allow=["item 02"], deny=["item 02"])
     assert "1 of 2 allowed items are not in the catalogue" in caplog.text
