@@ -106,8 +106,8 @@ class TrainingSettings:
     precision: str = "float32"
     """float32; medium, which rounds what is multiplied to bfloat16 on a processor with tiles (AMX)
     and to TF32 on a GPU, while all results are float32; or bfloat16 (autocast; weights stay
-    float32). auto: bfloat16 where the hardware computes it and the model is at least 256 wide, or
-    64 on a processor without tiles (AMD's Zen 4). Evaluations: float32."""
+    float32). auto: bfloat16 where the hardware computes it and the model is at least 256 wide.
+    Evaluations: float32."""
 
     sparse_rows: bool | None = None
     """Only the rows of the item table that a step reads get a gradient and move, with one second

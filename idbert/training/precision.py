@@ -7,9 +7,8 @@ import torch
 
 from idbert.nn.products import has_tiles
 
-WORTHWHILE_WIDTH, WORTHWHILE_WITHOUT_TILES = 256, 64
-"""Below it the conversions cost as much as the faster products save. On processors that multiply
-bfloat16 but have no tiles, whose float32 is slower too, a width of 64 is enough."""
+WORTHWHILE_WIDTH = 256
+"""Below it the conversions cost as much as the faster products save."""
 
 
 def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str:
@@ -22,9 +21,7 @@ def resolve_precision(precision: str, hidden_size: int, device_type: str) -> str
     """
     if precision != "auto":
         return precision
-    has_no_tiles = device_type == "cpu" and not has_tiles()
-    least_width = WORTHWHILE_WITHOUT_TILES if has_no_tiles else WORTHWHILE_WIDTH
-    pays = hidden_size >= least_width and computes_bfloat16(device_type)
+    pays = hidden_size >= WORTHWHILE_WIDTH and computes_bfloat16(device_type)
     return "bfloat16" if pays else "float32"
 
 

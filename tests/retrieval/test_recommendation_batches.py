@@ -112,10 +112,12 @@ def test_settings_of_an_index_act_or_are_refused(run: RunDir) -> None:
 
 
 def test_a_more_thorough_search_is_handed_to_the_index(
-    model: NextItemModel, vocabulary: Vocabulary
+    model: NextItemModel, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = model.item_vectors()[FIRST_ITEM:].numpy()
     index = VectorIndex.build(vectors, vocabulary.ids, factory="IVF4,Flat")
+    # Who got too few is searched for exactly, which would hide how thoroughly the index was.
+    monkeypatch.setattr(Recommender, "_complete", lambda *_: None)
     history = [["item 03", "item 04"]]
     found = [
         len(Recommender(model, vocabulary, index=index, search=s).recommend(history, k=10))

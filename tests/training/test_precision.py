@@ -11,31 +11,21 @@ from tests.training.small_rows import build_rows, row_model
 
 
 @pytest.mark.parametrize(
-    ("asked", "width", "has_hardware", "has_tiles", "expected"),
+    ("asked", "width", "has_hardware", "expected"),
     [
-        ("auto", 256, True, True, "bfloat16"),
-        ("auto", 255, True, True, "float32"),
-        ("auto", 64, True, False, "bfloat16"),
-        ("auto", 63, True, False, "float32"),
-        ("auto", 768, False, False, "float32"),
-        ("float32", 768, True, True, "float32"),
-        ("medium", 768, True, True, "medium"),
-        ("bfloat16", 16, False, False, "bfloat16"),
+        ("auto", 256, True, "bfloat16"),
+        ("auto", 255, True, "float32"),
+        ("auto", 768, False, "float32"),
+        ("float32", 768, True, "float32"),
+        ("medium", 768, True, "medium"),
+        ("bfloat16", 16, False, "bfloat16"),
     ],
 )
 def test_auto_is_bfloat16_where_hardware_computes_it_and_the_model_is_wide(
-    asked, width, has_hardware, has_tiles, expected, monkeypatch
+    asked, width, has_hardware, expected, monkeypatch
 ):
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: has_hardware)
-    monkeypatch.setattr(precision, "has_tiles", lambda: has_tiles)
     assert resolve_precision(asked, width, "cpu") == expected
-
-
-def test_a_gpu_needs_a_wide_model_for_bfloat16(monkeypatch):
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
-    monkeypatch.setattr(precision, "has_tiles", lambda: False)
-    assert resolve_precision("auto", 255, "cuda") == "float32"
-    assert resolve_precision("auto", 256, "cuda") == "bfloat16"
 
 
 def test_only_known_hardware_computes_bfloat16(monkeypatch):
