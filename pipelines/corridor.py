@@ -282,8 +282,11 @@ def check_titles(data: DataSettings, vocabulary: Vocabulary) -> None:
     path = data.items or (named.items if named else None)
     if path is None or (not titles and data.attributes):
         return
-    titled = pa.array(list(titles), vocabulary.ids.type)
-    num_found = pc.is_in(vocabulary.ids, value_set=titled).true_count
+    try:
+        titled = pa.array(list(titles), vocabulary.ids.type)
+        num_found = pc.is_in(vocabulary.ids, value_set=titled).true_count
+    except pa.ArrowException:  # the table's ids are of another type, or a number is missing
+        num_found = sum(item in titles for item in vocabulary.ids.to_pylist())
     if num_found == 0:
         raise DataError(
             f"{path} has a title of none of the {vocabulary.num_items} items of the catalogue. "

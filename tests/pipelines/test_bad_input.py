@@ -316,3 +316,15 @@ def test_a_table_with_no_items_title_is_refused_before_training(
         *(f"--data.items={items}", *TINY),
     )
     refused(finished, 1, "DataError", "items.csv has a title of none of the 12 items")
+
+
+def test_titles_of_text_ids_fit_no_log_of_integers(world: World, tmp_path: Path) -> None:
+    events = world.events.assign(item_id=world.events["item_id"].str[5:].astype(int))
+    events.to_parquet(tmp_path / "log.parquet")
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title\na1,First\nb2,Second\n")
+    finished = run(
+        *("rec_finetune", "--run", tmp_path / "run", f"--data.source={tmp_path / 'log.parquet'}"),
+        *(f"--data.items={items}", *TINY),
+    )
+    refused(finished, 1, "DataError", "items.csv has a title of none of the 12 items")
